@@ -1,0 +1,202 @@
+"""A connection's socket: packets in, buffers out, plain or TLS.
+
+A channel is used by one thread, except for `abort`, which any thread may call to make that thread's next (or current)
+call fail. Reading takes exactly the bytes that the next packet needs, never more: what follows an SSLRequest belongs to
+TLS.
+"""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from collections.abc import Sequence
+from typing import Final
+
+from kingbus_node.wire.packet import PacketAssembler, frame
+
+_IOV_MAX: Final = 1024
+_CHUNK: Final = 64 * 1024
+_SMALL: Final = 16 * 1024
+
+Buffer = bytes | bytearray | memoryview
+
+
+class DisconnectedError(Exception):
+    """The peer went away (or `abort` was called): there is nobody to send an error to."""
+
+
+class PeerTimeoutError(Exception):
+    """The peer neither sent nor took anything for as long as the channel's timeout allows."""
+
+
+class Channel:
+    """Packets over a connected socket.
+
+    `sequence` is the number that the next packet from us must carry (0..255). `send_packet` and `recv_packet` keep it;
+    who sends packets that are framed already (the dump) stamps them with it and sets it afterwards. Timeouts are
+    seconds of no progress at all, not of a whole call; None waits for ever.
+    """
+
+    def __init__(self, sock: socket.socket, *, timeout: float | None) -> None:
+        self._socket = sock
+        self._tls: ssl.SSLSocket | None = None
+        self._timeout = timeout
+        self.sequence = 0
+        self.sent_bytes = 0
+        sock.settimeout(timeout)
+        if sock.family != socket.AF_UNIX:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+    # -- state ---------------------------------------------------------------------------------------------------------
+
+    def fileno(self) -> int:
+        """The descriptor to poll. Readable means: call `drain_input` (or `recv_packet`)."""
+        return self._socket.fileno()
+
+    def set_timeout(self, timeout: float | None) -> None:
+        """Seconds without progress after which reading and sending raise `PeerTimeoutError`."""
+        self._timeout = timeout
+        self._socket.settimeout(timeout)
+
+    @property
+    def tls_version(self) -> str:
+        """The protocol, as in "TLSv1.3"; '' without TLS."""
+        return (self._tls.version() or "TLS") if self._tls is not None else ""
+
+    @property
+    def tls_cipher(self) -> str:
+        """The cipher's name; '' without TLS."""
+        cipher = self._tls.cipher() if self._tls is not None else None
+        return cipher[0] if cipher else ""
+
+    # -- sending -------------------------------------------------------------------------------------------------------
+
+    def send(self, buffers: Sequence[Buffer]) -> None:
+        """Send all of `buffers` in order, blocking. Nothing is copied without TLS; with TLS small ones are joined.
+
+        Raises `DisconnectedError` or `PeerTimeoutError`; then part of the data may have gone out.
+        """
+        try:
+            if self._tls is not None:
+                self._send_tls(buffers)
+            else:
+                self._send_plain(buffers)
+        except TimeoutError:
+            raise PeerTimeoutError("the peer takes no data") from None
+        except (OSError, ValueError) as problem:
+            raise DisconnectedError(str(problem)) from problem
+
+    def _send_plain(self, buffers: Sequence[Buffer]) -> None:
+        pending = [view for view in (memoryview(buffer) for buffer in buffers) if view.nbytes]
+        while pending:
+            sent = self._socket.sendmsg(pending[:_IOV_MAX])
+            self.sent_bytes += sent
+            done = 0
+            while done < len(pending) and sent >= pending[done].nbytes:
+                sent -= pending[done].nbytes
+                done += 1
+            del pending[:done]
+            if sent:
+                pending[0] = pending[0].cast("B")[sent:]
+
+    def _send_tls(self, buffers: Sequence[Buffer]) -> None:
+        joined = bytearray()
+        for buffer in buffers:
+            view = memoryview(buffer)
+            if view.nbytes > _SMALL:
+                self._send_tls_view(joined)
+                joined = bytearray()
+                self._send_tls_view(view)
+            else:
+                joined += view
+                if len(joined) >= _CHUNK:
+                    self._send_tls_view(joined)
+                    joined = bytearray()
+        self._send_tls_view(joined)
+
+    def _send_tls_view(self, buffer: Buffer) -> None:
+        view = memoryview(buffer).cast("B")
+        at = 0
+        while at < len(view):
+            sent = self._socket.send(view[at : at + _CHUNK])
+            self.sent_bytes += sent
+            at += sent
+
+    def send_packet(self, payload: Buffer) -> None:
+        """Frame `payload` (split at 16 MiB - 1) with the next sequence numbers, and send it."""
+        self.send_packets((payload,))
+
+    def send_packets(self, payloads: Sequence[Buffer]) -> None:
+        """Frame several payloads and send them in one go (a result set)."""
+        out: list[Buffer] = []
+        for payload in payloads:
+            pieces, self.sequence = frame(payload, self.sequence)
+            out += pieces
+        self.send(out if len(out) <= 2 else [b"".join(out)])
+
+    # -- receiving -----------------------------------------------------------------------------------------------------
+
+    def recv_packet(self, limit: int, *, new_command: bool = False) -> bytes:
+        """The payload of the next packet, joined when it was split; at most `limit` bytes.
+
+        `new_command`: a command starts a new sequence at 0, other packets (handshake) go on from ours.
+        Raises `DisconnectedError`, `PeerTimeoutError`, `ProtocolError` (too large, out of order).
+        """
+        assembler = PacketAssembler(limit, 0 if new_command else self.sequence)
+        while True:
+            payload = assembler.feed(self._recv(min(assembler.wanted, _CHUNK)))
+            if payload is not None:
+                self.sequence = assembler.sequence
+                return payload
+
+    def _recv(self, size: int) -> bytes:
+        try:
+            data = self._socket.recv(size)
+        except TimeoutError:
+            raise PeerTimeoutError("the peer sends no data") from None
+        except (OSError, ValueError) as problem:
+            raise DisconnectedError(str(problem)) from problem
+        if not data:
+            raise DisconnectedError("the peer closed the connection")
+        return data
+
+    def drain_input(self) -> bool:
+        """Throw away what has arrived, without waiting; False when the peer has closed the connection.
+
+        For a dump, where a client has nothing more to say: only its going away matters (COM_QUIT is followed by it).
+        """
+        try:
+            self._socket.settimeout(0)
+            while True:
+                if not self._socket.recv(_CHUNK):
+                    return False
+        except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            return True
+        except (OSError, ValueError):
+            return False
+        finally:
+            if self._socket.fileno() >= 0:
+                self._socket.settimeout(self._timeout)
+
+    # -- life ----------------------------------------------------------------------------------------------------------
+
+    def start_tls(self, context: ssl.SSLContext) -> None:
+        """Become a TLS server on this connection (after an SSLRequest)."""
+        try:
+            self._tls = context.wrap_socket(self._socket, server_side=True)
+        except TimeoutError:
+            raise PeerTimeoutError("the peer does not finish the TLS handshake") from None
+        except (OSError, ValueError) as problem:
+            raise DisconnectedError(f"TLS handshake failed: {problem}") from problem
+        self._socket = self._tls
+
+    def abort(self) -> None:
+        """Cut the connection, from any thread: the thread that uses the channel gets `DisconnectedError`."""
+        try:
+            socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
+        except OSError:
+            return  # it is closed or was never connected: what we want already
+
+    def close(self) -> None:
+        """Close the connection. May be called twice."""
+        self._socket.close()
