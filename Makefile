@@ -1,0 +1,55 @@
+# `make` alone prints what there is. Everything runs in .venv, which is made on first use.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+PY := .venv/bin/python
+SOURCES := $(wildcard node operator tests bench)
+
+.PHONY: help
+help: ## this text
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: venv
+venv: ## the virtual environment .venv, with locked dependencies and an editable install
+	@scripts/venv
+
+.PHONY: lock
+lock: venv ## requirements/*.txt again from pyproject.toml (ARGS=--upgrade for newer versions)
+	scripts/lock $(ARGS)
+
+.PHONY: lint
+lint: venv ## ruff, mypy --strict, import layers
+	$(PY) -m ruff check $(SOURCES)
+	$(PY) -m ruff format --check $(SOURCES)
+	$(PY) -m mypy $(SOURCES)
+	.venv/bin/lint-imports
+
+.PHONY: format
+format: venv ## what ruff can put right by itself
+	$(PY) -m ruff check --fix $(SOURCES)
+	$(PY) -m ruff format $(SOURCES)
+
+.PHONY: servers
+servers: venv ## real MySQL and MariaDB servers for demo and tests, into a cache folder outside the tree
+	$(PY) -m kingbus_node.demo.servers
+
+.PHONY: test
+test: venv servers ## every test; ARGS="tests/unit -k gtid" chooses
+	$(PY) -m pytest $(ARGS)
+
+.PHONY: fuzz
+fuzz: venv ## the property tests, for longer
+	$(PY) -m pytest tests/unit --hypothesis-profile=fuzz --timeout=0 -m fuzz $(ARGS)
+
+.PHONY: demo
+demo: venv ## a real source, a node and a real replica on this machine, rows flowing (ARGS="--flavor mariadb --check")
+	.venv/bin/kingbus demo $(ARGS)
+
+.PHONY: bench-quick
+bench-quick: venv servers ## scanner, ingest and serving speed, each beside the same read straight from the source
+	$(PY) -m bench.quick $(ARGS)
+
+.PHONY: clean
+clean: ## caches and build products (.venv and the servers stay)
+	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
