@@ -1,11 +1,11 @@
 """One private server: a data directory, a port on loopback, a process.
 
-Its data directory is copied from a template that is initialised once per set of programs and kept beside them, so that a
-start takes a second or so. Every instance has a passwordless `root` and the replication user of REPLICATION_USER. Both can
-be reached through 127.0.0.1 only.
+Its data directory is copied from a template that is initialised once per set of programs and kept beside them, so
+that a start takes a second or so. Every instance has a passwordless `root` and the replication user of
+REPLICATION_USER. Both can be reached through 127.0.0.1 only.
 
-Defaults are small and quick, and durable against the process dying but not against the machine dying (nothing is fsynced at
-commit); any option can be given otherwise.
+Defaults are small and quick, and durable against the process dying but not against the machine dying (nothing is
+fsynced at commit); any option can be given otherwise.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ class ServerFailed(Exception):
 
 
 def free_port() -> int:
-    """A TCP port on which nothing listens, below the range that outgoing connections use: it stays free for a restart."""
+    """A TCP port on which nothing listens, below the range of outgoing connections, so that it stays free."""
     for _ in range(1000):
         port = random.randrange(10_000, 32_000)
         with closing(socket.socket()) as probe:
@@ -313,7 +313,7 @@ def _initialise_mariadb(binaries: ServerBinaries, work: Path, data: Path) -> Non
     folder = binaries.bootstrap_sql
     if folder is None:
         raise ServerFailed(
-            f"{binaries.release.name}: the SQL that fills an empty data directory was not found (mysql_system_tables.sql)"
+            f"{binaries.release.name}: mysql_system_tables.sql, which fills an empty data directory, was not found"
         )
     (data / "mysql").mkdir(parents=True)
     parts = ["CREATE DATABASE IF NOT EXISTS mysql;\nUSE mysql;\n"]
@@ -328,8 +328,8 @@ def _initialise_mariadb(binaries: ServerBinaries, work: Path, data: Path) -> Non
 def _initialise(binaries: ServerBinaries, work: Path, data: Path, arguments: Sequence[str], text: bytes) -> None:
     user = ["--user=root"] if os.geteuid() == 0 else []
     done = subprocess.run(
-        [binaries.server, "--no-defaults", f"--datadir={data}", f"--tmpdir={work}", "--innodb-use-native-aio=OFF", *user, *arguments],
-        input=text, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False, timeout=300,
+        [binaries.server, "--no-defaults", f"--datadir={data}", f"--tmpdir={work}", *user, *arguments], input=text,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False, timeout=300,
     )  # fmt: skip
     if done.returncode != 0:
         said = done.stdout.decode(errors="replace")[-_TAIL_BYTES:]

@@ -1,8 +1,9 @@
-"""Debian packages unpacked into a folder, without installing anything and without touching the system's apt or dpkg state.
+"""Debian packages unpacked into a folder: nothing is installed, the system's apt and dpkg stay as they are.
 
-A server from another Debian release than the machine's needs that release's C library too, so the whole closure of its
-packages is unpacked and its programs are started through *their* dynamic loader. The mirror, its keyring, proxies and
-certificates are those of the machine's own apt configuration; only the lists, the cache and the dpkg status are private.
+A server from another Debian release than the machine's needs that release's C library too, so the whole closure of
+its packages is unpacked and its programs are started through *their* dynamic loader. The mirror, its keyring, proxies
+and certificates are those of the machine's own apt configuration; only the lists, the cache and the dpkg status are
+private.
 
 sources.list(5) describes the two formats parsed here (one-line and deb822), apt.conf(5) the options.
 """
@@ -42,8 +43,8 @@ class PackageError(Exception):
 class AptSource:
     """One repository of the machine's apt configuration.
 
-    `signed_by` is what the configuration says: paths, key fingerprints, or (deb822 only) an armoured key block; empty when
-    apt's trusted keys decide.
+    `signed_by` is what the configuration says: paths, key fingerprints, or (deb822 only) an armoured key block; empty
+    when apt's trusted keys decide.
     """
 
     uri: str
@@ -124,7 +125,7 @@ def debian_mirrors(sources: Iterable[AptSource]) -> list[AptSource]:
 
 
 def system_mirrors(root: Path = Path("/etc/apt"), environ: Mapping[str, str] = os.environ) -> list[AptSource]:
-    """Debian mirrors to try, in order: KINGBUS_DEBIAN_MIRROR alone when it is set, else those of the apt configuration."""
+    """Debian mirrors to try, in order: KINGBUS_DEBIAN_MIRROR alone when set, else those of the apt configuration."""
     if chosen := environ.get(MIRROR_VARIABLE):
         return [AptSource(uri=chosen, suites=(), components=("main",))]
     files = [root / "sources.list", *sorted((root / "sources.list.d").glob("*.list"))]
@@ -140,8 +141,8 @@ def system_mirrors(root: Path = Path("/etc/apt"), environ: Mapping[str, str] = o
 def unpack(suite: str, packages: Sequence[str], bare: Sequence[str], root: Path, progress: Progress) -> None:
     """Unpack `packages` of a Debian suite with all that they depend on, and `bare` alone, into the folder `root`.
 
-    Everything temporary is kept in `<root>.apt`, which is gone afterwards. Raises PackageError when the machine has no apt,
-    when no mirror is configured, or when none of them has the packages.
+    Everything temporary is kept in `<root>.apt`, which is gone afterwards. Raises PackageError when the machine has
+    no apt, when no mirror is configured, or when none of them has the packages.
     """
     for tool in ("apt-get", "dpkg-deb", "tar"):
         if shutil.which(tool) is None:
@@ -149,8 +150,8 @@ def unpack(suite: str, packages: Sequence[str], bare: Sequence[str], root: Path,
     mirrors = system_mirrors()
     if not mirrors:
         raise PackageError(
-            "no Debian mirror in the apt configuration: expected an enabled entry with component main and a Debian suite in "
-            f"/etc/apt/sources.list or /etc/apt/sources.list.d, or the mirror's address in {MIRROR_VARIABLE}"
+            "no Debian mirror in the apt configuration: expected an enabled entry with component main and a "
+            f"Debian suite in /etc/apt/sources.list or /etc/apt/sources.list.d, or the mirror's address in {MIRROR_VARIABLE}"
         )
     failures = []
     for mirror in mirrors:

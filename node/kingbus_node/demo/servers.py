@@ -1,11 +1,12 @@
 """Which real servers there are for demo and tests, and where their programs live.
 
-`ensure("mysql-9.7")` gives the programs of a server, getting them first if need be: on Debian from unpacked packages in the
-cache folder, elsewhere from PATH. `python -m kingbus_node.demo.servers [NAME...]` gets them all beforehand.
+`ensure("mysql-9.7")` gives the programs of a server, getting them first if need be: on Debian from unpacked packages
+in the cache folder, elsewhere from PATH. `python -m kingbus_node.demo.servers [NAME...]` gets them all beforehand.
 
-The cache folder is `$KINGBUS_CACHE/servers`, by default `~/.cache/kingbus/servers`. A server there is a folder with `root/`
-(the unpacked packages), `bin/` (scripts that start each program through the packages' own dynamic loader) and `complete`,
-which is written last: without it the folder is made anew. A lock file keeps two processes from doing so at once.
+The cache folder is `$KINGBUS_CACHE/servers`, by default `~/.cache/kingbus/servers`. A server there is a folder with
+`root/` (the unpacked packages), `bin/` (scripts that start each program through the packages' own dynamic loader) and
+`complete`, which is written last: without it the folder is made anew. A lock file keeps two processes from doing so
+at once.
 """
 
 from __future__ import annotations
@@ -116,12 +117,13 @@ def locked(path: Path) -> Iterator[None]:
         yield
 
 
-def ensure(name: str, progress: Progress = lambda text: None) -> ServerBinaries:
+def ensure(name: str, progress: Progress | None = None) -> ServerBinaries:
     """The programs of the server `name` (a key of RELEASES), fetched if need be.
 
     Raises ServerMissing with what to install when the server is neither cached, nor obtainable, nor on PATH.
     """
     release = RELEASES[name]
+    progress = progress or _quiet
     folder = cache_folder() / name
     with locked(folder.with_name(name + ".lock")):
         if not _complete(folder):
@@ -161,7 +163,7 @@ def _find(root: Path, *patterns: str) -> Path | None:
 
 
 def _write_script(root: Path, script: Path) -> None:
-    """A script that replaces itself (exec: its pid is the program's) with the program, run through root's own loader."""
+    """A script that becomes (exec: its pid is the program's) the program, run through root's own loader."""
     program = _find(root, f"usr/sbin/{script.name}", f"usr/bin/{script.name}")
     loader = _find(
         root, "usr/lib/*/ld-linux*.so.*", "lib/*/ld-linux*.so.*", "usr/lib*/ld-linux*.so.*", "lib*/ld-linux*.so.*"
@@ -190,7 +192,7 @@ def _write_script(root: Path, script: Path) -> None:
 
 
 def _collect_client_plugins(root: Path) -> None:
-    """Put the client library's plugins (caching_sha2_password) where mariadbd's replication client looks for plugins."""
+    """Put the client library's plugins (caching_sha2_password) where mariadbd's replication client looks."""
     target = root / "usr/lib/mysql/plugin"
     target.mkdir(parents=True, exist_ok=True)
     for plugin in root.glob("usr/lib/*/libmariadb3/plugin/*.so"):
@@ -240,8 +242,8 @@ def _from_path(release: Release, reason: PackageError, progress: Progress) -> Se
     found = {program: shutil.which(program, path=search) for program in programs}
     server, binlog, dump = (found[programs[0]], found[programs[3]], found[programs[4]])
     advice = (
-        f"To use {release.name}, either install {' and '.join((programs[0], programs[3]))} (version {release.series}) so that "
-        f"they are on PATH, or run this on Debian with apt-get and a configured mirror.\nFetching it here failed: {reason}"
+        f"Install {programs[0]} and {programs[3]}, version {release.series}, so that they are on PATH, or run this on "
+        f"Debian with apt-get and a configured mirror.\nFetching {release.name} here failed: {reason}"
     )
     if not (server and binlog and dump):
         raise ServerMissing(f"{release.name} is not available on this machine.\n{advice}") from reason
@@ -262,6 +264,10 @@ def _from_path(release: Release, reason: PackageError, progress: Progress) -> Se
         if release.flavor is Flavor.MARIADB
         else None,
     )
+
+
+def _quiet(text: str) -> None:
+    del text
 
 
 def _say(text: str) -> None:
