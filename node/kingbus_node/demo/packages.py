@@ -151,7 +151,7 @@ def unpack(suite: str, packages: Sequence[str], bare: Sequence[str], root: Path,
     if not mirrors:
         raise PackageError(
             "no Debian mirror in the apt configuration: expected an enabled entry with component main and a "
-            f"Debian suite in /etc/apt/sources.list or /etc/apt/sources.list.d, or the mirror's address in {MIRROR_VARIABLE}"
+            "no Debian mirror in the apt configuration: expected an enabled entry with component main and a Debian "
         )
     failures = []
     for mirror in mirrors:
