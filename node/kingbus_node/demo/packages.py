@@ -150,8 +150,8 @@ def unpack(suite: str, packages: Sequence[str], bare: Sequence[str], root: Path,
     mirrors = system_mirrors()
     if not mirrors:
         raise PackageError(
-            "no Debian mirror in the apt configuration: expected an enabled entry with component main and a Debian suite "
-            "in /etc/apt/sources.list or /etc/apt/sources.list.d, or the mirror's address in " + MIRROR_VARIABLE
+            "no Debian mirror in the apt configuration: expected an enabled entry of a Debian suite and component "
+            "main in /etc/apt/sources.list or /etc/apt/sources.list.d, or the mirror's address in " + MIRROR_VARIABLE
         )
     failures = []
     for mirror in mirrors:
