@@ -14,6 +14,7 @@ from enum import IntEnum, IntFlag, StrEnum
 from typing import Final
 
 from kingbus_node.wire.errors import malformed
+from kingbus_node.wire.fields import FieldReader
 
 
 class Command(IntEnum):
@@ -151,3 +152,56 @@ def parse_register_slave(arguments: bytes) -> Registration:
         raise malformed("COM_REGISTER_SLAVE ends before port, rank and source id")
     port, rank, source_id = _REGISTRATION_TAIL.unpack_from(arguments, at)
     return Registration(server_id, texts[0], texts[1], port, rank, source_id)
+
+
+# Binary lengths of parameter types in query attributes ("Binary Protocol Value"): what is not here is a length-encoded
+# string, or, for dates and times, a length byte and that many bytes.
+_FIXED_PARAMETERS: Final = {0x01: 1, 0x02: 2, 0x0D: 2, 0x03: 4, 0x09: 4, 0x04: 4, 0x05: 8, 0x08: 8, 0x06: 0, 0xF4: 1}
+_TEMPORAL_PARAMETERS: Final = frozenset((0x07, 0x0A, 0x0B, 0x0C))
+_MAX_ATTRIBUTES: Final = 256
+
+
+def split_command(payload: bytes) -> tuple[int, bytes]:
+    """The command byte and its arguments. Raises `ProtocolError` for an empty packet."""
+    if not payload:
+        raise malformed("an empty packet where a command is due")
+    return payload[0], payload[1:]
+
+
+def parse_query(arguments: bytes, *, attributes: bool) -> bytes:
+    """The statement of COM_QUERY. attributes: QUERY_ATTRIBUTES is agreed: parameters come first; they are skipped."""
+    if not attributes:
+        return arguments
+    reader = FieldReader(arguments, "COM_QUERY")
+    count = reader.lenenc_int()
+    reader.lenenc_int()  # the number of parameter sets: always 1
+    if count == 0:
+        return reader.rest()
+    if count > _MAX_ATTRIBUTES:
+        raise malformed(f"COM_QUERY announces {count} query attributes")
+    nulls = reader.fixed((count + 7) // 8)
+    reader.integer(1)  # "new parameters bound": always 1
+    types: list[int] = []
+    for _ in range(count):
+        types.append(reader.integer(2) & 0xFF)  # the high byte says "unsigned"
+        reader.lenenc_bytes()  # its name
+    for number, kind in enumerate(types):
+        if nulls[number // 8] >> (number % 8) & 1:
+            continue
+        if kind in _FIXED_PARAMETERS:
+            reader.fixed(_FIXED_PARAMETERS[kind])
+        elif kind in _TEMPORAL_PARAMETERS:
+            reader.fixed(reader.integer(1))
+        else:
+            reader.lenenc_bytes()
+    return reader.rest()
+
+
+def parse_process_kill(arguments: bytes) -> int:
+    """The connection id of COM_PROCESS_KILL."""
+    return FieldReader(arguments, "COM_PROCESS_KILL").integer(4)
+
+
+def parse_set_option(arguments: bytes) -> int:
+    """COM_SET_OPTION's option: 0 switches several statements per query on, 1 off."""
+    return FieldReader(arguments, "COM_SET_OPTION").integer(2)
