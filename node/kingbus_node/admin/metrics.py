@@ -1,0 +1,127 @@
+"""The node's metrics in Prometheus' terms: prefix ``kingbus_``, base units, one series per fact.
+
+Everything that the node can be asked for is read at the scrape (a collector over the snapshot), so no metric can go
+stale; only the two histograms are fed as things happen. The registry is the node's own: nothing is global. No label
+holds a user name or an address, because ``/metrics`` needs no token.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterable, Iterator
+
+from prometheus_client import CollectorRegistry, Histogram
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
+from prometheus_client.registry import Collector
+
+from kingbus_node.admin.views import Counters, Node, Status
+
+CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
+
+_BUCKETS = (0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
+
+
+class Metrics:
+    """The registry of one node. The histograms are there from the start; ``attach`` adds what is read from the node."""
+
+    def __init__(self, version: str) -> None:
+        self._registry = CollectorRegistry(auto_describe=True)
+        self._version = version
+        self._commit = Histogram(
+            "kingbus_raft_commit_seconds",
+            "Time from a batch being proposed to its commit.",
+            buckets=_BUCKETS,
+            registry=self._registry,
+        )
+        self._fsync = Histogram(
+            "kingbus_fsync_seconds",
+            "Time that one fdatasync of the log took.",
+            buckets=_BUCKETS,
+            registry=self._registry,
+        )
+
+    def observe_commit(self, seconds: float) -> None:
+        """A batch was committed ``seconds`` after it was proposed. Any thread."""
+        self._commit.observe(seconds)
+
+    def observe_fsync(self, seconds: float) -> None:
+        """One fdatasync took ``seconds``. Any thread."""
+        self._fsync.observe(seconds)
+
+    def attach(self, node: Node) -> None:
+        """Read everything else from ``node`` at each scrape. To be called once."""
+        self._registry.register(_Snapshot(node, self._version))
+
+    def exposition(self) -> bytes:
+        """The text that Prometheus scrapes, in the format of ``CONTENT_TYPE``."""
+        return generate_latest(self._registry)
+
+
+class _Snapshot(Collector):
+    def __init__(self, node: Node, version: str) -> None:
+        self._node = node
+        self._version = version
+
+    def describe(self) -> Iterable[Metric]:
+        return ()  # nothing is asked of the node at registration; the names are all fixed and unique
+
+    def collect(self) -> Iterable[Metric]:
+        return snapshot(self._node.status(), self._node.counters(), self._version)
+
+
+def snapshot(status: Status, counters: Counters, version: str) -> Iterator[Metric]:
+    """The metrics of one moment. What is not known (``None``) has no sample."""
+
+    def gauge(name: str, text: str, value: float | None) -> Metric:
+        family = GaugeMetricFamily(f"kingbus_{name}", text)
+        if value is not None:
+            family.add_metric([], value)
+        return family
+
+    def counter(name: str, text: str, value: int) -> Metric:
+        return CounterMetricFamily(f"kingbus_{name}", text, value=value)
+
+    build = GaugeMetricFamily("kingbus_build_info", "The program that runs: always 1.", labels=["version", "python"])
+    build.add_metric([version, platform.python_version()], 1)
+    yield build
+
+    yield gauge("raft_term", "Current Raft term.", status.term)
+    yield gauge("raft_is_leader", "1 on the leader, else 0.", status.role == "leader")
+    yield gauge("raft_commit_index", "Index of the last committed log entry.", status.commit_index)
+    yield gauge("raft_last_index", "Index of the last log entry on this node.", status.last_index)
+    yield counter("raft_leader_changes", "Leader changes seen by this node.", counters.leader_changes)
+    yield gauge("raft_quorum", "1 while this node is in touch with a quorum, else 0.", status.quorum)
+
+    source = status.source
+    yield gauge("source_connected", "1 while the binlog comes in from the source.", source.state == "connected")
+    yield gauge(
+        "source_lag_seconds", "Age of the newest event received while there is more to come.", source.lag_seconds
+    )
+    yield counter("source_events", "Binlog events received from the source.", counters.source_events)
+    yield counter("source_bytes", "Bytes of binlog events received from the source.", counters.source_bytes)
+    yield counter("source_transactions", "Transactions received whole.", counters.source_transactions)
+    yield counter("source_reconnects", "Connections to the source after the first.", counters.source_reconnects)
+    yield counter("source_semisync_acks", "Semi-synchronous acknowledgements sent.", counters.semisync_acks)
+
+    yield gauge("replicas", "Connections that receive the binlog from this node.", len(status.replicas))
+    lag_seconds = GaugeMetricFamily("kingbus_replica_lag_seconds", "Age of what is still to send.", labels=["replica"])
+    lag_bytes = GaugeMetricFamily("kingbus_replica_lag_bytes", "Committed bytes still to send.", labels=["replica"])
+    sent = CounterMetricFamily("kingbus_replica_sent_bytes", "Bytes sent on this connection.", labels=["replica"])
+    for replica in status.replicas:
+        if replica.lag_seconds is not None:
+            lag_seconds.add_metric([replica.id], replica.lag_seconds)
+        if replica.lag_bytes is not None:
+            lag_bytes.add_metric([replica.id], replica.lag_bytes)
+        sent.add_metric([replica.id], replica.sent_bytes)
+    errors = CounterMetricFamily("kingbus_replica_errors", "Refusals, by MySQL error number.", labels=["code"])
+    for code, count in sorted(counters.replica_errors.items()):
+        errors.add_metric([str(code)], count)
+    yield from (lag_seconds, lag_bytes, sent, errors)
+
+    storage = status.storage
+    yield gauge("store_bytes", "Size of the log on disk.", storage.bytes)
+    yield gauge("store_segments", "Number of segments of the log.", storage.segments)
+    yield gauge("store_free_bytes", "Free space where the log lies.", storage.free_bytes)
+    yield gauge("store_oldest_timestamp_seconds", "When the oldest event in the log was written.", storage.oldest)
+    yield counter("store_corruptions", "Damages found in the log.", counters.corruptions)

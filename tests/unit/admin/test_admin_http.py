@@ -1,0 +1,316 @@
+"""The admin API as a client sees it: a real server on a free port, asked with urllib."""
+
+from __future__ import annotations
+
+import json
+import socket
+import ssl
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import pytest
+
+from kingbus_node.admin.http import AdminError, AdminServer
+from kingbus_node.admin.metrics import Metrics
+from kingbus_node.admin.views import (
+    Binlog,
+    Counters,
+    Gtid,
+    Member,
+    Readiness,
+    Replica,
+    Source,
+    Status,
+    Storage,
+)
+from kingbus_node.config import Address, AdminSettings
+
+REPLICA = Replica(
+    id="w0-7",
+    server_id=2,
+    uuid="3e11fa47-71ca-11e1-9e33-c80aa9429562",
+    host="10.1.2.3:40112",
+    user="repl",
+    version="9.7.4",
+    file="binlog.000002",
+    position=1000,
+    gtid_sent="u:1-5",
+    lag_bytes=17,
+    lag_seconds=0.5,
+    node="node-1",
+    sent_bytes=4096,
+)
+STATUS = Status(
+    node="node-1",
+    role="leader",
+    term=3,
+    leader="node-1",
+    quorum=True,
+    commit_index=41,
+    last_index=42,
+    members=[Member("node-1", "127.0.0.1:7401", "leader", 42, True)],
+    source=Source("10.9.9.9:3306", "connected", None, True, 0.0, "binlog.000002", 1017),
+    gtid=Gtid("u:1-6", ""),
+    replicas=[REPLICA],
+    storage=Storage(2, 123456, 1700000000, 10**9),
+    ready=True,
+)
+
+
+@dataclass
+class FakeNode:
+    """Answers what a test put in."""
+
+    now: Status = STATUS
+    ready: Readiness = field(default_factory=lambda: Readiness(True))
+    killed: list[str] = field(default_factory=list)
+    broken: bool = False
+
+    def status(self) -> Status:
+        if self.broken:
+            raise RuntimeError("hunter2")
+        return self.now
+
+    def readiness(self) -> Readiness:
+        return self.ready
+
+    def counters(self) -> Counters:
+        return Counters(source_events=7, replica_errors={1236: 2})
+
+    def binlogs(self) -> Sequence[Binlog]:
+        return [Binlog("binlog.000001", 500, True), Binlog("binlog.000002", 1017, False)]
+
+    def kill_replica(self, replica_id: str) -> bool:
+        self.killed.append(replica_id)
+        return replica_id == REPLICA.id
+
+
+@dataclass(frozen=True)
+class Answer:
+    status: int
+    kind: str
+    body: bytes
+    headers: dict[str, str]
+
+    @property
+    def json(self) -> dict[str, object]:
+        value = json.loads(self.body)
+        assert isinstance(value, dict)
+        return value
+
+
+@contextmanager
+def serving(node: FakeNode, token_file: Path | None = None) -> Iterator[AdminServer]:
+    metrics = Metrics("1.2.3")
+    metrics.attach(node)
+    server = AdminServer(AdminSettings(listen=Address("127.0.0.1", 0), token_file=token_file), node, metrics)
+    server.start()
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
+def ask(server: AdminServer, path: str, token: str | None = None, method: str = "GET") -> Answer:
+    headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+    request = urllib.request.Request(f"http://{server.address}{path}", headers=headers, method=method)
+    try:
+        with urllib.request.urlopen(request, timeout=10) as response:
+            return Answer(
+                response.status, response.headers["Content-Type"] or "", response.read(), dict(response.headers)
+            )
+    except urllib.error.HTTPError as error:
+        with error:
+            return Answer(error.code, error.headers["Content-Type"], error.read(), dict(error.headers))
+
+
+def test_status_has_the_documented_shape() -> None:
+    with serving(FakeNode()) as server:
+        status = ask(server, "/v1/status").json
+    documented = {
+        "node": str, "role": str, "term": int, "leader": str, "quorum": bool, "commit_index": int, "last_index": int,
+        "members": list, "source": dict, "gtid": dict, "replicas": list, "storage": dict,
+    }  # fmt: skip
+    assert {name: type(status[name]) for name in documented} == documented
+    members, source, replicas, storage = (status[name] for name in ("members", "source", "replicas", "storage"))
+    assert isinstance(members, list)
+    assert set(members[0]) >= {"name", "address", "role", "match_index", "connected"}
+    assert isinstance(source, dict)
+    assert set(source) >= {"endpoint", "state", "error", "semi_sync", "lag_seconds", "file", "position"}
+    assert status["gtid"] == {"executed": "u:1-6", "purged": ""}
+    assert isinstance(replicas, list)
+    assert set(replicas[0]) >= {
+        "id", "server_id", "uuid", "host", "user", "version", "file", "position", "gtid_sent", "lag_bytes", "lag_seconds",
+        "node",
+    }  # fmt: skip
+    assert isinstance(storage, dict)
+    assert set(storage) >= {"segments", "bytes", "oldest", "free_bytes"}
+
+
+def test_ready_is_200_and_not_ready_says_why() -> None:
+    node = FakeNode()
+    with serving(node) as server:
+        assert (ask(server, "/livez").status, ask(server, "/readyz").status) == (200, 200)
+        node.ready = Readiness(False, ("nothing was committed yet", "the serve workers are starting"))
+        answer = ask(server, "/readyz")
+        assert ask(server, "/livez").status == 200
+    assert answer.status == 503
+    assert answer.kind.startswith("application/problem+json")
+    assert answer.json["reasons"] == ["nothing was committed yet", "the serve workers are starting"]
+    assert "nothing was committed yet" in str(answer.json["detail"])
+
+
+@pytest.mark.parametrize("path", ["/v1/status", "/v1/replicas", "/v1/binlogs"])
+def test_what_shows_users_or_addresses_needs_the_token(path: str, tmp_path: Path) -> None:
+    token = tmp_path / "token"
+    token.write_text("s3cret\n")
+    with serving(FakeNode(), token) as server:
+        refused = ask(server, path)
+        assert refused.status == 401
+        assert refused.headers["WWW-Authenticate"].startswith("Bearer")
+        assert b"10." not in refused.body
+        assert ask(server, path, "wrong").status == 401
+        assert ask(server, path, "s3cret").status == 200
+        token.write_text("rotated")
+        assert ask(server, path, "s3cret").status == 401
+        assert ask(server, path, "rotated").status == 200
+
+
+def test_probes_and_metrics_need_no_token_and_tell_no_user_or_address(tmp_path: Path) -> None:
+    token = tmp_path / "token"
+    token.write_text("s3cret")
+    with serving(FakeNode(), token) as server:
+        answers = [ask(server, path) for path in ("/livez", "/readyz", "/metrics")]
+    assert [answer.status for answer in answers] == [200, 200, 200]
+    told = b"".join(answer.body for answer in answers)
+    assert b"10.1.2.3" not in told
+    assert b"10.9.9.9" not in told
+    assert b'repl"' not in told
+
+
+def test_metrics_hold_what_the_snapshot_says() -> None:
+    with serving(FakeNode()) as server:
+        answer = ask(server, "/metrics")
+    lines = answer.body.decode().splitlines()
+    for line in (
+        "kingbus_raft_term 3.0",
+        "kingbus_raft_is_leader 1.0",
+        "kingbus_source_events_total 7.0",
+        "kingbus_replicas 1.0",
+        'kingbus_replica_lag_bytes{replica="w0-7"} 17.0',
+        'kingbus_replica_sent_bytes_total{replica="w0-7"} 4096.0',
+        'kingbus_replica_errors_total{code="1236"} 2.0',
+        "kingbus_store_oldest_timestamp_seconds 1.7e+09",
+        "kingbus_fsync_seconds_count 0.0",
+    ):
+        assert line in lines
+    assert any(line.startswith('kingbus_build_info{python="') for line in lines)
+    series = [line.split(" ")[0] for line in lines if not line.startswith("#")]
+    assert len(series) == len(set(series))
+
+
+def test_what_is_not_known_has_no_sample() -> None:
+    node = FakeNode(
+        replace(STATUS, source=Source(None, "connecting", "no route", False, None, None, None), replicas=[])
+    )
+    with serving(node) as server:
+        text = ask(server, "/metrics").body.decode()
+    assert "\nkingbus_source_lag_seconds " not in text
+    assert "\nkingbus_source_connected 0.0" in text
+
+
+def test_errors_are_problem_details() -> None:
+    node = FakeNode()
+    with serving(node) as server:
+        missing, method = ask(server, "/v1/nothing"), ask(server, "/v1/status", method="POST")
+        node.broken = True
+        broken = ask(server, "/v1/status")
+    assert [answer.status for answer in (missing, method, broken)] == [404, 405, 500]
+    for answer in (missing, method, broken):
+        assert answer.kind.startswith("application/problem+json")
+        assert answer.json["status"] == answer.status
+        assert set(answer.json) >= {"type", "title", "status", "detail"}
+    assert "GET" in method.headers["Allow"]
+    assert b"hunter2" not in broken.body
+
+
+def test_a_replica_is_killed_by_its_id() -> None:
+    node = FakeNode()
+    with serving(node) as server:
+        assert ask(server, "/v1/replicas/w0-7", method="DELETE").status == 204
+        assert ask(server, "/v1/replicas/w9-9", method="DELETE").status == 404
+    assert node.killed == ["w0-7", "w9-9"]
+
+
+def test_the_description_names_every_path_and_resolves_every_reference() -> None:
+    with serving(FakeNode()) as server:
+        text = ask(server, "/openapi.json").body.decode()
+    described = json.loads(text)
+    assert {"/livez", "/readyz", "/metrics", "/v1/status", "/v1/replicas", "/v1/replicas/{id}"} <= set(
+        described["paths"]
+    )
+    assert "$defs" not in text
+    for part in text.split('"$ref": "')[1:]:
+        name = part.split('"')[0].removeprefix("#/components/schemas/")
+        assert name in described["components"]["schemas"]
+
+
+def test_a_taken_port_is_told_with_the_key_that_chose_it() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        listen = Address("127.0.0.1", taken.getsockname()[1])
+        with pytest.raises(AdminError, match=rf"admin\.listen {listen}: .*in use"):
+            AdminServer(AdminSettings(listen=listen), FakeNode(), Metrics("1")).start()
+
+
+def test_an_empty_token_file_is_refused_at_start(tmp_path: Path) -> None:
+    token = tmp_path / "token"
+    token.write_text("\n")
+    settings = AdminSettings(listen=Address("127.0.0.1", 0), token_file=token)
+    with pytest.raises(AdminError, match="expected a token in the file, found nothing"):
+        AdminServer(settings, FakeNode(), Metrics("1")).start()
+
+
+def test_https_is_served_when_configured(tmp_path: Path) -> None:
+    cert, key = self_signed(tmp_path)
+    settings = AdminSettings.model_validate({"listen": "127.0.0.1:0", "tls": {"cert": str(cert), "key": str(key)}})
+    server = AdminServer(settings, FakeNode(), Metrics("1"))
+    server.start()
+    try:
+        context = ssl.create_default_context(cafile=str(cert))
+        with urllib.request.urlopen(f"https://{server.address}/livez", timeout=10, context=context) as response:
+            assert response.status == 200
+    finally:
+        server.stop()
+
+
+def self_signed(folder: Path) -> tuple[Path, Path]:
+    import datetime
+    import ipaddress
+
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "kingbus test")])
+    now = datetime.datetime.now(datetime.UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    (folder / "cert.pem").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    (folder / "key.pem").write_bytes(
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    )
+    return folder / "cert.pem", folder / "key.pem"
