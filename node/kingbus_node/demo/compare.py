@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from kingbus_node.demo.instance import Server
+from kingbus_node.demo.instance import Server, text
 
 __all__ = ["TableSum", "differences", "table_sums"]
 
@@ -34,7 +34,7 @@ def table_sums(server: Server) -> dict[str, TableSum]:
         f" USING (table_schema, table_name) WHERE table_type = 'BASE TABLE' AND table_schema NOT IN {_SYSTEM}"
         " ORDER BY table_schema, table_name, ordinal_position"
     ):
-        columns.setdefault(f"{schema}.{table}", []).append(str(column))
+        columns.setdefault(f"{text(schema)}.{text(table)}", []).append(text(column))
     sums = {}
     for table, names in columns.items():
         statement = (
@@ -72,7 +72,10 @@ def _row_differences(table: str, columns: tuple[str, ...], left: Server, right: 
 
 
 def _row_hash(columns: tuple[str, ...] | list[str]) -> str:
-    """SQL for the SHA-256 of a row as hexadecimal digits (MySQL 9.6 and newer have no SHA1). NULL differs from every value, JSON goes by its text."""
+    """SQL for the SHA-256 of a row in hexadecimal (there is no SHA1 in MySQL 9.6 and newer).
+
+    NULL differs from every value, JSON goes by its text.
+    """
     parts = ", ".join(f"IFNULL(SHA2(CONCAT(`{name}`), 256), '-')" for name in columns)
     return f"SHA2(CONCAT_WS(',', {parts}), 256)"
 

@@ -31,7 +31,17 @@ from pymysql.cursors import Cursor
 from kingbus_node.demo.servers import Flavor, ServerBinaries, locked
 from kingbus_node.demo.waiting import wait_until
 
-__all__ = ["REPLICATION_PASSWORD", "REPLICATION_USER", "Options", "Row", "Server", "ServerFailed", "Value", "free_port"]
+__all__ = [
+    "REPLICATION_PASSWORD",
+    "REPLICATION_USER",
+    "Options",
+    "Row",
+    "Server",
+    "ServerFailed",
+    "Value",
+    "free_port",
+    "text",
+]
 
 REPLICATION_USER = "repl"
 REPLICATION_PASSWORD = "replication"
@@ -95,6 +105,11 @@ GRANT REPLICATION SLAVE, REPLICATION CLIENT ON *.* TO {REPLICATION_USER}@'%';
 
 class ServerFailed(Exception):
     """A server did not start or did not stop; the text ends with the end of its log."""
+
+
+def text(value: Value) -> str:
+    """A value as text; NULL is the empty one."""
+    return value.decode() if isinstance(value, bytes) else "" if value is None else str(value)
 
 
 def free_port() -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from kingbus_node.demo.instance import REPLICATION_PASSWORD, REPLICATION_USER, Server, Value
+from kingbus_node.demo.instance import REPLICATION_PASSWORD, REPLICATION_USER, Server, text
 from kingbus_node.demo.servers import Flavor
 from kingbus_node.demo.waiting import wait_until
 
@@ -102,29 +102,29 @@ def status(replica: Server) -> ReplicaStatus | None:
     row = rows[0]
     source, word = ("Source", "Replica") if mysql else ("Master", "Slave")
     return ReplicaStatus(
-        io_running=_text(row[f"{word}_IO_Running"]),
-        sql_running=_text(row[f"{word}_SQL_Running"]),
-        io_error=_text(row["Last_IO_Error"]),
-        sql_error=_text(row["Last_SQL_Error"]),
-        source_file=_text(row[f"{source}_Log_File"]),
-        read_position=int(_text(row[f"Read_{source}_Log_Pos"])),
-        executed_file=_text(row[f"Relay_{source}_Log_File"]),
-        executed_position=int(_text(row[f"Exec_{source}_Log_Pos"])),
-        gtids=_text(row["Executed_Gtid_Set"]) if mysql else _text(replica.value("SELECT @@GLOBAL.gtid_slave_pos")),
+        io_running=text(row[f"{word}_IO_Running"]),
+        sql_running=text(row[f"{word}_SQL_Running"]),
+        io_error=text(row["Last_IO_Error"]),
+        sql_error=text(row["Last_SQL_Error"]),
+        source_file=text(row[f"{source}_Log_File"]),
+        read_position=int(text(row[f"Read_{source}_Log_Pos"])),
+        executed_file=text(row[f"Relay_{source}_Log_File"]),
+        executed_position=int(text(row[f"Exec_{source}_Log_Pos"])),
+        gtids=text(row["Executed_Gtid_Set"]) if mysql else text(replica.value("SELECT @@GLOBAL.gtid_slave_pos")),
     )
 
 
 def executed(source: Server) -> str:
     """What a source has written: gtid_executed, or MariaDB's gtid_binlog_pos."""
     variable = "gtid_executed" if source.flavor is Flavor.MYSQL else "gtid_binlog_pos"
-    return _text(source.value(f"SELECT @@GLOBAL.{variable}")).replace("\n", "")
+    return text(source.value(f"SELECT @@GLOBAL.{variable}")).replace("\n", "")
 
 
 def caught_up(replica: Server, gtids: str) -> bool:
     """Whether the replica has executed all of `gtids` (as `executed` gives them for its source)."""
     if replica.flavor is Flavor.MYSQL:
         return replica.value(f"SELECT GTID_SUBSET('{gtids}', @@GLOBAL.gtid_executed)") == 1
-    reached = _sequence_numbers(_text(replica.value("SELECT @@GLOBAL.gtid_slave_pos")))
+    reached = _sequence_numbers(text(replica.value("SELECT @@GLOBAL.gtid_slave_pos")))
     return all(reached.get(domain, 0) >= number for domain, number in _sequence_numbers(gtids).items())
 
 
@@ -150,7 +150,3 @@ def wait_caught_up(source: Server, replica: Server, timeout: float = 120.0) -> N
         return caught_up(replica, target)
 
     wait_until(reached, timeout, f"{replica!r} to execute {target}", interval=0.1, found=lambda: repr(status(replica)))
-
-
-def _text(value: Value) -> str:
-    return value.decode() if isinstance(value, bytes) else "" if value is None else str(value)
