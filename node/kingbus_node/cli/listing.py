@@ -1,0 +1,71 @@
+"""``kingbus replicas`` and ``kingbus binlogs``: what is connected, and what can be had."""
+
+from __future__ import annotations
+
+from urllib.parse import quote
+
+import click
+
+from kingbus_node.cli.client import AdminClient, asks_a_node
+from kingbus_node.cli.output import Format, Report, field, items, output_option, seconds, show, size, text
+
+REPLICA_COLUMNS = ("replica", "server id", "host", "user", "version", "file", "position", "behind", "lag", "node")
+
+
+def replica_row(replica: object) -> list[str]:
+    """One replica of ``GET /v1/status`` under ``REPLICA_COLUMNS``."""
+    names = ("id", "server_id", "host", "user", "version", "file", "position")
+    row = [text(field(replica, name)) for name in names]
+    return [
+        *row,
+        size(field(replica, "lag_bytes")),
+        seconds(field(replica, "lag_seconds")),
+        text(field(replica, "node")),
+    ]
+
+
+@click.group()
+def replicas() -> None:
+    """The connections that receive the binlog."""
+
+
+@replicas.command("list")
+@output_option
+@asks_a_node
+def list_replicas(client: AdminClient, form: Format) -> None:
+    """Show the connected replicas and how far each is."""
+    show(client.get("/v1/replicas"), form, _replicas)
+
+
+def _replicas(answer: object) -> Report:
+    made = Report()
+    made.table(REPLICA_COLUMNS, [replica_row(replica) for replica in items(answer)])
+    return made
+
+
+@replicas.command("kill")
+@click.argument("replica")
+@asks_a_node
+def kill_replica(client: AdminClient, replica: str) -> None:
+    """End the connection of REPLICA (its id as listed). A replica that still runs connects again."""
+    client.delete(f"/v1/replicas/{quote(replica, safe='')}")
+
+
+@click.group()
+def binlogs() -> None:
+    """The binlog files that the node serves."""
+
+
+@binlogs.command("list")
+@output_option
+@asks_a_node
+def list_binlogs(client: AdminClient, form: Format) -> None:
+    """Show the binlog files, oldest first, with their committed sizes."""
+    show(client.get("/v1/binlogs"), form, _binlogs)
+
+
+def _binlogs(answer: object) -> Report:
+    made = Report()
+    names = ("name", "size", "closed")
+    made.table(("file", "size", "closed"), [[text(field(file, name)) for name in names] for file in items(answer)])
+    return made
