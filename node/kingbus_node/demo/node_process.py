@@ -1,0 +1,193 @@
+"""One Kingbus node as a process of its own, with its configuration in a folder, for the demonstration and for tests."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import yaml
+
+from kingbus_node.demo.instance import REPLICATION_PASSWORD, REPLICATION_USER, Server, free_port
+from kingbus_node.demo.waiting import wait_until
+
+__all__ = ["NodeFailed", "NodeProcess", "Settings"]
+
+Settings = Mapping[str, Mapping[str, object]]
+"""Configuration by section, laid over the default one key by key."""
+
+_TAIL_BYTES = 4_000
+
+
+class NodeFailed(Exception):
+    """A node did not start, answer or stop; the text ends with the end of its log."""
+
+
+class NodeProcess:
+    """A node that replicates from ``source``. A context manager that starts it and, at the end, kills it.
+
+    The node's ports stay the same over restarts, as they would on a host of its own. Replicas log in as
+    ``REPLICATION_USER``, as they would on the source.
+    """
+
+    def __init__(self, source: Server, folder: Path, *, name: str = "node-1", settings: Settings | None = None) -> None:
+        """``folder`` need not exist."""
+        self.name = name
+        self.folder = folder
+        self.port = free_port()
+        self.admin_port = free_port()
+        self._source = source
+        self._settings = settings or {}
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __repr__(self) -> str:
+        return f"<{self.name} port={self.port} admin={self.admin_port} {self.folder}>"
+
+    @property
+    def log(self) -> Path:
+        """What the node wrote to its standard error, over all its starts."""
+        return self.folder / "node.log"
+
+    @property
+    def data(self) -> Path:
+        """The node's data directory."""
+        return self.folder / "data"
+
+    @property
+    def pid(self) -> int:
+        """The core process; ``NodeFailed`` when it is not running."""
+        if self._process is None:
+            raise NodeFailed(f"{self!r} is not running")
+        return self._process.pid
+
+    @property
+    def running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    def check(self) -> None:
+        """``NodeFailed`` when the process has ended by itself."""
+        if self._process is not None and self._process.poll() is not None:
+            code = self._process.returncode
+            raise NodeFailed(f"{self!r} ended with code {code}. The end of its log:\n{self.log_tail()}")
+
+    def log_tail(self) -> str:
+        """The end of the node's log."""
+        if not self.log.is_file():
+            return "(nothing)"
+        return self.log.read_bytes()[-_TAIL_BYTES:].decode(errors="replace")
+
+    def configuration(self) -> dict[str, dict[str, object]]:
+        """The node's configuration as it is written to its file."""
+        result: dict[str, dict[str, object]] = {
+            "node": {"name": self.name, "data_dir": "data"},
+            "serve": {"listen": f"127.0.0.1:{self.port}", "users_file": "users.yaml", "server_id": 900_101},
+            "source": {
+                "endpoints": [f"127.0.0.1:{self._source.port}"],
+                "user": REPLICATION_USER,
+                "password_file": "password",
+                "server_id": 900_100,
+                "retry": {"initial": "50ms", "max": "500ms"},
+            },
+            "storage": {"min_free_bytes": 0},
+            "admin": {"listen": f"127.0.0.1:{self.admin_port}"},
+        }
+        for section, values in self._settings.items():
+            result[section] = result.get(section, {}) | dict(values)
+        return result
+
+    def start(self, timeout: float = 30.0, *, ready: bool = True) -> Self:
+        """Start; wait until the node serves committed data, or with ``ready=False`` until it answers at all."""
+        if self.running:
+            return self
+        self.folder.mkdir(parents=True, exist_ok=True)
+        config = self.folder / "kingbus.yaml"
+        config.write_text(yaml.safe_dump(self.configuration(), sort_keys=False))
+        for name, content in (
+            ("password", REPLICATION_PASSWORD),
+            ("users.yaml", yaml.safe_dump([{"user": REPLICATION_USER, "password_file": "password"}])),
+        ):
+            path = self.folder / name
+            path.touch(mode=0o600)
+            path.write_text(content)
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("KINGBUS_")}
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "kingbus_node.cli", "node", "--config", str(config)],
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, start_new_session=True,
+            )  # fmt: skip
+        try:
+            wait_until(self.is_ready if ready else self.is_alive, timeout, f"{self!r} to answer", found=self.log_tail)
+        except Exception:
+            self.kill()
+            raise
+        return self
+
+    def is_alive(self) -> bool:
+        """Whether its admin API answers. ``NodeFailed`` when the process has ended by itself."""
+        return self._probe("/livez") is not None
+
+    def is_ready(self) -> bool:
+        """Whether it serves committed data. ``NodeFailed`` when the process has ended by itself."""
+        return self._probe("/readyz") == 200
+
+    def status(self) -> dict[str, object]:
+        """``GET /v1/status``. ``OSError`` when the node does not answer."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.admin_port}/v1/status", timeout=10) as response:
+            value: object = json.load(response)
+        if not isinstance(value, dict):
+            raise NodeFailed(f"{self!r}: /v1/status is not an object")
+        return value
+
+    def executed(self) -> str:
+        """The GTID set that the node says it holds, in one line. ``OSError`` when the node does not answer."""
+        gtid = self.status()["gtid"]
+        return str(gtid["executed"] or "").replace("\n", "") if isinstance(gtid, dict) else ""
+
+    def stop(self, timeout: float = 20.0) -> None:
+        """SIGTERM, and ``NodeFailed`` unless the node ends with code 0 in time."""
+        process = self._process
+        if process is None:
+            return
+        process.send_signal(signal.SIGTERM)
+        try:
+            code = process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise NodeFailed(f"{self!r} did not stop within {timeout:g} s. Its log:\n{self.log_tail()}") from None
+        self._process = None
+        if code != 0:
+            raise NodeFailed(f"{self!r} ended with code {code}. The end of its log:\n{self.log_tail()}")
+
+    def kill(self) -> None:
+        """kill -9, as a crash would end it."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.kill()
+
+    def _probe(self, path: str) -> int | None:
+        self.check()
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.admin_port}{path}", timeout=5) as response:
+                return int(response.status)
+        except urllib.error.HTTPError as error:
+            error.close()
+            return error.code
+        except OSError:
+            return None

@@ -1,0 +1,106 @@
+"""What the demonstration shows: a live table on a terminal, a line now and then when piped."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from rich.box import ROUNDED
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+__all__ = ["Moment", "View"]
+
+_LINE_SECONDS = 2.0
+_UUID = re.compile(r"([0-9a-f]{4})[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """What is known at one moment. A None is a party that does not answer at the moment."""
+
+    elapsed: float
+    seconds: float
+    rows: int
+    rows_per_second: float
+    transactions: int
+    source: str
+    node: str | None
+    replica: str | None
+    behind: float | None
+    """The age of the newest pulse of the source that the replica holds, in seconds."""
+
+
+class View:
+    """Tells what happens. ``title`` says which programs take part."""
+
+    def __init__(self, console: Console, title: str, parties: Sequence[tuple[str, str]]) -> None:
+        """``parties``: name and description of source, node and replica."""
+        self._console = console
+        self._title = title
+        self._parties = parties
+        self._live: Live | None = None
+        self._events: list[str] = []
+        self._printed = 0.0
+
+    @contextmanager
+    def live(self) -> Iterator[None]:
+        """While open, ``show`` redraws one place of the terminal; what happens is told above it."""
+        if not self._console.is_terminal:
+            yield
+            return
+        with Live(console=self._console, auto_refresh=False, transient=False) as self._live:
+            yield
+        self._live = None
+
+    def event(self, text: str, style: str = "bold") -> None:
+        """Something happened that happens once."""
+        self._console.print(Text(text, style=style))
+
+    def show(self, moment: Moment) -> None:
+        """How things stand."""
+        if self._live is not None:
+            self._live.update(self._table(moment), refresh=True)
+        elif time.monotonic() - self._printed >= _LINE_SECONDS:
+            self._printed = time.monotonic()
+            self._console.print(Text(_line(moment)), soft_wrap=True)
+
+    def _table(self, moment: Moment) -> RenderableType:
+        table = Table(box=ROUNDED, title=self._title, title_style="bold", expand=False)
+        table.add_column("")
+        table.add_column("where")
+        table.add_column("executed", overflow="fold")
+        executed = (moment.source, moment.node, moment.replica)
+        for (name, place), gtids in zip(self._parties, executed, strict=True):
+            down = gtids is None
+            shown = Text("does not answer", style="bold red") if gtids is None else Text(_short(gtids))
+            style = "red" if down else "green" if gtids == moment.source else "yellow"
+            table.add_row(Text(name, style=style), place, shown)
+        facts = (
+            f"{moment.elapsed:5.1f} of {moment.seconds:g} s   {moment.rows} rows in {moment.transactions} transactions"
+            f"   {moment.rows_per_second:.0f} rows/s   replica is {_behind(moment.behind)}"
+        )
+        return Group(table, Text(facts))
+
+
+def _line(moment: Moment) -> str:
+    node = "does not answer" if moment.node is None else _short(moment.node)
+    replica = "does not answer" if moment.replica is None else _short(moment.replica)
+    return (
+        f"{moment.elapsed:5.1f} s  {moment.rows} rows, {moment.rows_per_second:.0f}/s  source {_short(moment.source)}"
+        f"  node {node}  replica {replica}  {_behind(moment.behind)}"
+    )
+
+
+def _behind(seconds: float | None) -> str:
+    return "not there yet" if seconds is None else f"{max(0.0, seconds):.2f} s behind"
+
+
+def _short(gtids: str) -> str:
+    """A set for a narrow place: of each UUID the first digits."""
+    return _UUID.sub(r"\1…", gtids) or "nothing"
