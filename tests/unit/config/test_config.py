@@ -317,13 +317,19 @@ def test_workers_follow_the_processors_unless_given() -> None:
     assert parse(document(serve={"workers": "6"}), BASE, {}).serve.worker_count(1) == 6
 
 
-def test_every_key_of_the_documented_file_has_a_field_and_the_other_way_round() -> None:
-    def keys(value: object, path: str = "") -> set[str]:
-        if not isinstance(value, dict):
-            return {path}
-        if "host" in value:  # an address, one value in the file
-            return {path}
-        return set().union(*(keys(inner, f"{path}.{key}") for key, inner in value.items()))
+def keys(value: object, path: str = "") -> set[str]:
+    """The paths of all values; an address is one value."""
+    if not isinstance(value, dict) or "host" in value:
+        return {path}
+    return set().union(*(keys(inner, f"{path}.{key}" if path else str(key)) for key, inner in value.items()))
 
+
+def test_every_key_of_the_documented_file_has_a_field_and_the_other_way_round() -> None:
     config: Config = parse(SMALLEST, BASE, {})
     assert keys(yaml.safe_load(DOCUMENTED)) == keys(config.model_dump(mode="python"))
+
+
+def test_every_key_is_in_the_documentation() -> None:
+    text = (Path(__file__).parents[3] / "docs" / "configuration.md").read_text()
+    missing = [key for key in sorted(keys(parse(SMALLEST, BASE, {}).model_dump())) if f"`{key}`" not in text]
+    assert missing == []
