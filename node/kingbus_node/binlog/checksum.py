@@ -107,6 +107,8 @@ class BlockVerifier:
         lengths = packet_lengths(buf, packets)
         if (np.diff(at) != lengths[:-1] + PACKET_HEADER).any():
             raise ValueError("expected adjacent packets")
+        if int(at[-1] + lengths[-1]) + PACKET_HEADER > len(buf):
+            raise ValueError(f"expected whole packets, found the end of the buffer at {len(buf)}")
         view = memoryview(buf)
         whole = (packets < CONTINUATION) & (lengths != MAX_PACKET)
         if whole.all():

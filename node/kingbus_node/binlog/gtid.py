@@ -8,11 +8,11 @@ intervals after it. Printed sorted by uuid, the untagged intervals first, then t
 any letter case, white space between tokens, empty items, overlapping or reversed intervals (the latter are empty),
 uuids without dashes or in braces.
 
-Binary, all little endian, the same in COM_BINLOG_DUMP_GTID and in PREVIOUS_GTIDS. Untagged: u64 number of entries, each:
-16 bytes uuid, u64 number of intervals, each: u64 start, u64 end (excluded). Tagged: a header u64 whose lowest and highest
-bytes are 1 and whose six bytes between are the number of entries, each: uuid, tag (its length, as a variable-length
-integer of MySQL's serialization library, which up to 63 is twice the length in one byte; then its characters), number
-of intervals, intervals. A server that has once seen a tag always writes the tagged form.
+Binary, all little endian, the same in COM_BINLOG_DUMP_GTID and in PREVIOUS_GTIDS. Untagged: u64 number of entries,
+each: 16 bytes uuid, u64 number of intervals, each: u64 start, u64 end (excluded). Tagged: a header u64 whose lowest and
+highest bytes are 1 and whose six bytes between are the number of entries, each: uuid, tag (its length, as a
+variable-length integer of MySQL's serialization library, which up to 63 is twice the length in one byte; then its
+characters), number of intervals, intervals. A server that has once seen a tag always writes the tagged form.
 """
 
 from __future__ import annotations
@@ -250,6 +250,10 @@ class GtidSet:
         if intervals is None:
             intervals = self._sources[uuid, normalize_tag(tag)] = Intervals()
         intervals.add(start, end)
+
+    def add_numbers(self, uuid: bytes, tag: str, numbers: npt.NDArray[np.int64]) -> None:
+        """Add GTIDs of one source, numbers in any order, each in 1 .. 2**63 - 2."""
+        self._update((uuid, normalize_tag(tag)), Intervals.from_numbers(numbers))
 
     def __ior__(self, other: GtidSet) -> GtidSet:
         for source, intervals in other._sources.items():

@@ -44,6 +44,17 @@ class Intervals:
         out._bounds = bounds
         return out
 
+    @classmethod
+    def from_numbers(cls, numbers: npt.NDArray[np.int64]) -> Intervals:
+        """The set of `numbers`, which may be in any order and repeat."""
+        if not len(numbers):
+            return cls()
+        ascending = numbers if (np.diff(numbers) > 0).all() else np.unique(numbers)
+        gaps = np.flatnonzero(np.diff(ascending) != 1) + 1
+        starts = ascending[np.concatenate(([0], gaps))]
+        ends = ascending[np.concatenate((gaps, [len(ascending)])) - 1] + 1
+        return cls.from_sorted(np.stack((starts, ends), axis=1).ravel().tolist())
+
     def copy(self) -> Intervals:
         return Intervals.from_sorted(self._bounds.copy())
 

@@ -107,6 +107,8 @@ def packet_lengths(buf: Buffer, packets: Offsets) -> Ints:
     """The payload length of each packet, in bytes, without its 4 bytes of header."""
     if not len(packets):
         return np.zeros(0, dtype=np.int64)
+    if int(packets[-1] & np.uint32(OFFSET_MASK)) + PACKET_HEADER > len(buf):
+        raise ValueError(f"expected packets within a buffer of {len(buf)} bytes")
     # Every byte offset is a possible u32: a view with a stride of one byte lets one gather fetch them all.
     words: npt.NDArray[np.uint32] = np.ndarray((len(buf) - 3,), dtype="<u4", buffer=buf, strides=(1,))
     lengths: npt.NDArray[np.uint32] = words[packets & np.uint32(OFFSET_MASK)] & np.uint32(MAX_PACKET)
@@ -114,9 +116,12 @@ def packet_lengths(buf: Buffer, packets: Offsets) -> Ints:
 
 
 def gather(buf: Buffer, at: Ints, dtype: np.dtype[np.void]) -> npt.NDArray[np.void]:
-    """Copy one packed record of `dtype` from each offset in `at`. The caller has checked that all lie within `buf`."""
+    """Copy one packed record of `dtype` from each offset in `at`; ValueError if one does not lie within `buf`."""
     if not len(at):
         return np.zeros(0, dtype=dtype)
+    last = int(at.max())
+    if last + dtype.itemsize > len(buf):
+        raise ValueError(f"expected {dtype.itemsize} bytes at {last} in a buffer of {len(buf)}")
     records: npt.NDArray[np.void] = np.ndarray(
         (len(buf) - dtype.itemsize + 1,), dtype=f"V{dtype.itemsize}", buffer=buf, strides=(1,)
     )
@@ -151,7 +156,7 @@ class Events:
 
     @classmethod
     def gather(cls, buf: Buffer, packets: Offsets, missing: int | None = COMPLETE) -> Events:
-        """Read the event headers of `packets` (see `packet_offsets`), each of which lies wholly in `buf`.
+        """Read the event headers of `packets` (see `packet_offsets`). The last packet may go on past the end of `buf`.
 
         `missing`: what the block before reported; None if that is unknown, then leading continuation packets are
         skipped unchecked. Checked, else BinlogError with the offset: status byte 0, a whole event header, the size
@@ -159,8 +164,6 @@ class Events:
         """
         lengths = packet_lengths(buf, packets)
         at = (packets & np.uint32(OFFSET_MASK)).astype(np.int64)
-        if len(at) and int(at[-1]) + PACKET_HEADER + int(lengths[-1]) > len(buf):
-            raise ValueError(f"the packet at {int(at[-1])} is not wholly in the buffer of {len(buf)} bytes")
         first = np.flatnonzero(packets < CONTINUATION)
         begins = at[first]
         short = lengths[first] < 1 + HEADER_LENGTH
