@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
+from decimal import Decimal
 
 from kingbus_node.wire.commands import Registration
 
-UserValue = bytes | int | float | None
+_LEADING_INTEGER = re.compile(rb"\s*[+-]?\d{1,20}")
+
+UserValue = bytes | int | Decimal | None
 """A user variable's value: a string (bytes, as sent), an integer, a decimal, or NULL."""
 
 
@@ -51,10 +55,10 @@ class SessionFacts:
             value = self.user_variables.get(name)
             if value is None:
                 continue
-            try:
-                return int(value)
-            except (ValueError, OverflowError):
-                return 0
+            if isinstance(value, bytes):
+                leading = _LEADING_INTEGER.match(value)
+                return int(leading.group()) if leading else 0
+            return int(value)
         return None
 
     @property
