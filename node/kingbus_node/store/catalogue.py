@@ -1,0 +1,150 @@
+"""``files.cat``: the source files, one record of 512 bytes each, so that 100,000 of them take no memory.
+
+Derived from the log and written when a FILE_START commits. The last record is of the current file; where that one ends
+is in the state, the record says so only once the next file has begun. Record n is of file ``first_id + n``.
+
+::
+
+    header (512 bytes): magic 8s | version u32 | crc u32 of the next field | first_id u64 | zero bytes
+    record (512 bytes): crc u32 of the rest | id u32 | start_index u64 | end_pos u64 | flags u32 (1: closed by the
+    source)
+                        | name length u16 | source name length u16 | names, UTF-8 | zero bytes
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import zlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from kingbus_node.store.durable import FileHandle, fdatasync, read_at, write_at, write_file
+from kingbus_node.store.entry import MAX_NAME
+from kingbus_node.store.errors import CorruptLogError
+
+CATALOGUE_NAME = "files.cat"
+RECORD_SIZE = 512
+_MAGIC = b"KINGBUSF"
+_HEADER = struct.Struct("<8sIIQ")
+_RECORD = struct.Struct("<IIQQIHH")
+_CLOSED = 1
+_CHUNK = 256
+if _RECORD.size + 2 * MAX_NAME > RECORD_SIZE:
+    raise AssertionError("two names fit a catalogue record")
+
+
+@dataclass(frozen=True, slots=True)
+class FileInfo:
+    """One source file. `end_pos` is where its last event ends; `closed`: the source ended it with ROTATE or STOP.
+
+    `name` is the one that replicas see, `source_name` the source's own; `start_index` is its first entry in the log.
+    """
+
+    id: int
+    name: str
+    source_name: str
+    start_index: int
+    end_pos: int
+    closed: bool
+
+    def encode(self) -> bytes:
+        """The 512 bytes."""
+        name, source_name = self.name.encode(), self.source_name.encode()
+        flags = _CLOSED if self.closed else 0
+        record = bytearray(RECORD_SIZE)
+        _RECORD.pack_into(record, 0, 0, self.id, self.start_index, self.end_pos, flags, len(name), len(source_name))
+        names = name + source_name
+        record[_RECORD.size : _RECORD.size + len(names)] = names
+        struct.pack_into("<I", record, 0, zlib.crc32(memoryview(record)[4:]))
+        return bytes(record)
+
+    @classmethod
+    def decode(cls, data: bytes) -> FileInfo | None:
+        """The inverse of `encode`; None if the record is damaged."""
+        if len(data) != RECORD_SIZE:
+            return None
+        crc, file_id, start_index, end_pos, flags, name_len, source_len = _RECORD.unpack_from(data)
+        if zlib.crc32(memoryview(data)[4:]) != crc:
+            return None
+        middle = _RECORD.size + name_len
+        name, source_name = data[_RECORD.size : middle].decode(), data[middle : middle + source_len].decode()
+        return cls(file_id, name, source_name, start_index, end_pos, bool(flags & _CLOSED))
+
+
+class CatalogueReader:
+    """Reads a catalogue, also while another process writes it. Opens the file anew for each object."""
+
+    def __init__(self, directory: Path) -> None:
+        self._file = FileHandle(directory / CATALOGUE_NAME, os.O_RDONLY)
+        header = read_at(self._file.fd, _HEADER.size, 0)
+        if len(header) < _HEADER.size:
+            raise CorruptLogError(self._file.path, 0, "the header is cut")
+        magic, version, crc, self.first_id = _HEADER.unpack(header)
+        if magic != _MAGIC or version != 1 or crc != zlib.crc32(header[16:]):
+            raise CorruptLogError(self._file.path, 0, "the header is not a catalogue's")
+
+    @property
+    def last_id(self) -> int:
+        """The newest file's number; ``first_id - 1`` if there is none."""
+        return int(self.first_id) + (self._file.size() - RECORD_SIZE) // RECORD_SIZE - 1
+
+    def get(self, file_id: int) -> FileInfo:
+        """One file's record. KeyError if there is none, CorruptLogError if it is damaged."""
+        for info in self.range(file_id, file_id):
+            return info
+        raise KeyError(file_id)
+
+    def range(self, first: int, last: int) -> Iterator[FileInfo]:
+        """Records of the files `first` to `last`, as far as there are any."""
+        file_id = max(first, self.first_id)
+        while file_id <= last:
+            offset = RECORD_SIZE * (1 + file_id - self.first_id)
+            data = read_at(self._file.fd, RECORD_SIZE * min(_CHUNK, last + 1 - file_id), offset)
+            if len(data) < RECORD_SIZE:
+                return
+            for at in range(0, len(data) - RECORD_SIZE + 1, RECORD_SIZE):
+                info = FileInfo.decode(data[at : at + RECORD_SIZE])
+                if info is None or info.id != file_id:
+                    raise CorruptLogError(
+                        self._file.path, offset + at, f"the record of file {file_id} does not match its checksum"
+                    )
+                yield info
+                file_id += 1
+
+
+class Catalogue:
+    """The writer's side."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._file = FileHandle(directory / CATALOGUE_NAME, os.O_RDWR)
+        reader = CatalogueReader(directory)
+        self.first_id = reader.first_id
+
+    @classmethod
+    def create(cls, directory: Path, first_id: int, files: Iterable[FileInfo]) -> Catalogue:
+        """Replaces the catalogue by one of these files, numbered from `first_id` without gaps."""
+        rest = struct.pack("<Q", first_id)
+        header = _HEADER.pack(_MAGIC, 1, zlib.crc32(rest), first_id)
+        write_file(directory / CATALOGUE_NAME, header.ljust(RECORD_SIZE, b"\0"))
+        catalogue = cls(directory)
+        for info in files:
+            catalogue.put(info)
+        catalogue.sync()
+        return catalogue
+
+    def put(self, info: FileInfo) -> None:
+        """Adds or replaces a file's record."""
+        write_at(self._file.fd, [info.encode()], RECORD_SIZE * (1 + info.id - self.first_id))
+
+    def cut(self, last_id: int) -> None:
+        """Removes the records behind file `last_id`."""
+        size = RECORD_SIZE * (1 + last_id + 1 - self.first_id)
+        if self._file.size() > size:
+            os.ftruncate(self._file.fd, size)
+
+    def sync(self) -> None:
+        """Makes it durable, which only saves work after a crash."""
+        fdatasync(self._file.fd)

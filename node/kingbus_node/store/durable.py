@@ -1,0 +1,104 @@
+"""System calls with the care that durability needs, in one place so that tests can make a disk fail.
+
+Three rules of POSIX file systems are behind this module: a new, renamed or removed name is durable only after an fsync
+of its directory; a write may be short; a failed fsync leaves it unknown what is on the disk, and must not be tried
+again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from kingbus_node.binlog.constants import Buffer
+
+_IOV_MAX = min(1024, os.sysconf("SC_IOV_MAX"))
+
+
+class FileHandle:
+    """A file descriptor that is closed when the last user lets go of it.
+
+    Several threads read through one handle while another may drop it (roll, purge): reference counting keeps the number
+    from being reused under a reader, which an explicit close could not.
+    """
+
+    __slots__ = ("fd", "path")
+
+    def __init__(self, path: Path, flags: int, mode: int = 0o640) -> None:
+        self.path = path
+        self.fd = -1
+        self.fd = os.open(path, flags | os.O_CLOEXEC, mode)
+
+    def size(self) -> int:
+        """Length of the file in bytes."""
+        return os.fstat(self.fd).st_size
+
+    def __del__(self) -> None:
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+
+def write_at(fd: int, buffers: Sequence[Buffer], offset: int) -> int:
+    """Writes all of `buffers` back to back from byte `offset`; returns the offset behind them. OSError."""
+    pending = list(buffers)
+    at = 0
+    while at < len(pending):
+        written = os.pwritev(fd, pending[at : at + _IOV_MAX], offset)
+        offset += written
+        while at < len(pending) and written >= len(pending[at]):
+            written -= len(pending[at])
+            at += 1
+        if written:
+            pending[at] = memoryview(pending[at])[written:]
+    return offset
+
+
+def read_at(fd: int, size: int, offset: int) -> bytes:
+    """Up to `size` bytes from byte `offset`: fewer only at the end of the file."""
+    data = os.pread(fd, size, offset)
+    if len(data) == size or not data:
+        return data
+    parts = [data]
+    got = len(data)
+    while got < size:
+        data = os.pread(fd, size - got, offset + got)
+        if not data:
+            break
+        parts.append(data)
+        got += len(data)
+    return b"".join(parts)
+
+
+def fdatasync(fd: int) -> None:
+    """Makes a file's bytes and length durable. Never call it again after it failed."""
+    os.fdatasync(fd)
+
+
+def fsync_directory(path: Path) -> None:
+    """Makes the names in a directory durable: after creating, renaming or removing a file in it."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def write_file(path: Path, data: Buffer) -> None:
+    """Puts a whole file in place so that after a crash at any moment either the old or the new content is there."""
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o640)
+        try:
+            write_at(fd, [data], 0)
+            fdatasync(fd)
+        finally:
+            os.close(fd)
+        temporary.rename(path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
+    fsync_directory(path.parent)

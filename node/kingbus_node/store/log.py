@@ -1,0 +1,601 @@
+"""The log's one writer: append, sync, commit, cut, purge.
+
+The order on the way of an entry is: append (bytes in the files, nothing promised) → sync (durable here) → commit (the
+caller's consensus says so: state folded, cancelled entries marked, catalogue updated) → watermark published (readers
+may see it). `append` and `sync` may run in different threads, so that one fsync covers all that was appended meanwhile;
+`commit` may run in a third.
+
+Two states are kept: `state` is folded over committed entries; a second one over all of them, which checks every entry
+before it is written and is the snapshot in the header of the next segment.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import logging
+import os
+import threading
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+
+from kingbus_node.binlog.constants import Buffer
+from kingbus_node.store import durable
+from kingbus_node.store.catalogue import Catalogue, CatalogueReader, FileInfo
+from kingbus_node.store.durable import FileHandle, fsync_directory, read_at, write_at, write_file
+from kingbus_node.store.entry import Entry, Flag, Header, Kind, Meta, decode, encode
+from kingbus_node.store.errors import (
+    CorruptLogError,
+    InvalidEntryError,
+    LogClosedError,
+    LogFailedError,
+    LogLockedError,
+    PurgedError,
+    StoreError,
+)
+from kingbus_node.store.index import RECORD, RECORD_SIZE, end_of, read_records, seal
+from kingbus_node.store.marks import HardState, Mark, MarkFile, read_hard_state, write_hard_state
+from kingbus_node.store.recovery import recover_tail, remove_leftovers, repair_indexes
+from kingbus_node.store.segment import Located, SegmentHeader, index_path, list_segments, log_path
+from kingbus_node.store.segments import Segments, derive_record, mark_cancelled
+from kingbus_node.store.state import LogState
+from kingbus_node.store.watermark import Watermark
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_SEGMENT_BYTES = 128 << 20
+LOCK_NAME = "lock"
+
+
+@dataclass(frozen=True, slots=True)
+class StoreStats:
+    """For status and metrics: `bytes` of all ``.log`` files; `oldest_timestamp` is the source's, 0 without events."""
+
+    segments: int
+    bytes: int
+    free_bytes: int
+    oldest_timestamp: int
+
+
+@dataclass(slots=True)
+class _Active:
+    """The newest segment, being written."""
+
+    first_index: int
+    log: FileHandle
+    index: FileHandle
+    end: int
+
+
+class _Pending:
+    """Entries of one append that are checked but not written yet."""
+
+    def __init__(self, active: _Active) -> None:
+        self.end = active.end
+        self.buffers: list[Buffer] = []
+        self.rows: list[tuple[int, ...]] = []
+        self.last_index = 0
+
+
+class Log:
+    """The log of one node. Made by `open`; all methods may be called from any thread."""
+
+    def __init__(self, directory: Path, segment_bytes: int, lock: FileHandle) -> None:
+        """Use `open`."""
+        self._directory = directory
+        self._segment_bytes = segment_bytes
+        self._lock_file: FileHandle | None = lock
+        self._sync_lock = threading.Lock()  # these three are always taken in this order
+        self._append_lock = threading.Lock()
+        self._commit_lock = threading.Lock()
+        self._failure: OSError | None = None
+        self._closed = False
+        self._snapshot: LogState | None = None
+        self._hard_state = read_hard_state(directory)
+        remove_leftovers(directory)
+        self._marks = MarkFile(directory)
+        mark = self._marks.mark
+        if not list_segments(directory):
+            if mark is not None and mark.index > 0:
+                raise CorruptLogError(
+                    log_path(directory, mark.segment), 0, f"all segments are gone, up to entry {mark.index}"
+                )
+            _create_segment(directory, SegmentHeader(1, 0, LogState().to_json()))
+        tail = recover_tail(directory, mark)
+        self._segments = Segments(directory)
+        oldest = self._segments.oldest
+        commit_index = max(oldest - 1, min(tail.last_index, mark.commit_index if mark is not None else 0))
+        repair_indexes(self._segments, tail, commit_index)
+        self._active = _open_active(directory, tail.first_index, tail.end)
+        self._last_index = self._durable_index = tail.last_index
+        self._state = self._segments.state_at(commit_index)
+        self._tail = self._segments.state_at(tail.last_index)
+        self._catalogue = self._open_catalogue()
+        self._watermark = Watermark.create(directory)
+        self._write_mark(durably=True)
+        self._drop_before(self._state.first_index)
+        self._watermark.publish_first(self._segments.oldest)
+        self._watermark.publish(self._state.visible_index, self._state.index)
+
+    @classmethod
+    def open(cls, directory: Path, *, segment_bytes: int = DEFAULT_SEGMENT_BYTES) -> Log:
+        """Opens the log in a directory (made if missing), after repairing what a crash can leave.
+
+        `commit_index` is then what is known to have been committed, which may be less than what was: with one node,
+        everything that is there counts as committed and the caller says so. LogLockedError, CorruptLogError,
+        FormatVersionError, OSError.
+        """
+        if segment_bytes < 4096:
+            raise ValueError(f"segment_bytes is {segment_bytes}, expected at least 4096")
+        if not directory.exists():
+            directory.mkdir(parents=True)
+            fsync_directory(directory.parent)
+        lock = FileHandle(directory / LOCK_NAME, os.O_RDWR | os.O_CREAT)
+        try:
+            fcntl.flock(lock.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise LogLockedError(f"another process has the log in {directory} open; stop it first") from None
+        return cls(directory, segment_bytes, lock)
+
+    def close(self) -> None:
+        """Syncs what was appended and lets go of the files. Does not raise for a log that failed before."""
+        if self._closed:
+            return
+        with contextlib.suppress(LogFailedError):
+            self.sync()
+        with self._sync_lock, self._append_lock, self._commit_lock:
+            self._closed = True
+            if self._failure is None:
+                with contextlib.suppress(OSError):
+                    self._write_mark(durably=True)
+            self._watermark.close()
+            self._lock_file = None
+
+    # What there is
+
+    @property
+    def directory(self) -> Path:
+        """Where the log's files are."""
+        return self._directory
+
+    @property
+    def first_index(self) -> int:
+        """The oldest entry that is still here."""
+        return self._segments.oldest
+
+    @property
+    def last_index(self) -> int:
+        """The last entry appended; 0 for an empty log."""
+        return self._last_index
+
+    @property
+    def last_term(self) -> int:
+        """The term of the last entry; 0 for an empty log."""
+        return self._tail.term
+
+    @property
+    def durable_index(self) -> int:
+        """The last entry that an fsync here has covered."""
+        return self._durable_index
+
+    @property
+    def commit_index(self) -> int:
+        """The last committed entry."""
+        return self._state.index
+
+    @property
+    def visible_index(self) -> int:
+        """The last committed entry after which no transaction is open."""
+        return self._state.visible_index
+
+    @property
+    def failure(self) -> OSError | None:
+        """What the disk said, once it refused a write; the log must be opened anew."""
+        return self._failure
+
+    @property
+    def state(self) -> LogState:
+        """The sum of the committed entries. A copy that is shared by those who ask: look, do not change."""
+        with self._commit_lock:
+            if self._snapshot is None:
+                self._snapshot = self._state.copy()
+            return self._snapshot
+
+    @property
+    def tail_state(self) -> LogState:
+        """The sum of all entries, committed or not: what the next entry has to follow. A copy."""
+        with self._append_lock:
+            return self._tail.copy()
+
+    @property
+    def hard_state(self) -> HardState:
+        """Term and vote."""
+        return self._hard_state
+
+    def set_hard_state(self, term: int, vote: str | None) -> None:
+        """Stores term and vote; durable when it returns."""
+        self._check_usable()
+        state = HardState(term, vote)
+        try:
+            write_hard_state(self._directory, state)
+        except OSError as error:
+            raise self._failed(error, "storing term and vote") from error
+        self._hard_state = state
+
+    def stats(self) -> StoreStats:
+        """Sizes, for status and metrics."""
+        disk = os.statvfs(self._directory)
+        with self._commit_lock:
+            first = self._state.first_index
+        oldest = 0
+        for located, _ in self._segments.entries(max(first, self.first_index), min(first + 16, self.commit_index)):
+            oldest = located.header.timestamp
+            if oldest:
+                break
+        firsts, size = self._segments.firsts, 0
+        for segment in firsts:
+            with contextlib.suppress(FileNotFoundError):  # purged this moment
+                size += log_path(self._directory, segment).stat().st_size
+        return StoreStats(len(firsts), size, disk.f_bavail * disk.f_frsize, oldest)
+
+    # Reading
+
+    def read(self, index: int) -> Entry:
+        """One entry, committed or not, verified. PurgedError, CorruptLogError, StoreError if there is none."""
+        self._check_usable()
+        segment, record = self._segments.record(self._check_exists(index))
+        offset = int(record[0]["offset"])
+        data = read_at(segment.log.fd, end_of(record) - offset, offset)
+        try:
+            entry, _ = decode(data)
+        except InvalidEntryError as error:
+            raise CorruptLogError(segment.log.path, offset, str(error)) from error
+        if entry.index != index:
+            raise CorruptLogError(segment.log.path, offset, f"expected entry {index}, found entry {entry.index}")
+        return entry
+
+    def term_of(self, index: int) -> int:
+        """The term of an entry, or of the one before the oldest. PurgedError for older ones."""
+        oldest = self.first_index
+        if index == oldest - 1:
+            return self._segments.open(oldest).header().previous_term
+        return int(self._segments.record(self._check_exists(index))[1][0]["term"])
+
+    def entry_bytes(self, first: int, last: int, max_bytes: int) -> bytes:
+        """Stored entries from `first` on: at most up to `last`, `max_bytes` and the segment's end, at least one."""
+        self._check_exists(last)
+        segment, record = self._segments.record(self._check_exists(first))
+        records = self._segments.records(segment, first, min(last - first + 1, 4096), last)
+        start = int(record[0]["offset"])
+        count = int(np.searchsorted(records["offset"], np.uint64(start + max_bytes)))
+        while count > 1 and end_of(records[:count]) - start > max_bytes:
+            count -= 1
+        return read_at(segment.log.fd, end_of(records[: max(1, count)]) - start, start)
+
+    # Writing
+
+    def append(self, entries: Iterable[Entry], term: int) -> int:
+        """Writes entries behind the last one, all or none, and gives the new last index. They are not durable yet.
+
+        InvalidEntryError if one may not follow, LogFailedError if the disk refuses.
+        """
+        return self._append(((entry, None) for entry in entries), term)
+
+    def append_encoded(self, data: Buffer) -> int:
+        """Writes entries as `entry_bytes` of another node gave them: checksums verified, index and term kept.
+
+        InvalidEntryError if one is damaged or may not follow; then none is written.
+        """
+        entries: list[tuple[Entry, Header]] = []
+        at = 0
+        while at < len(data):
+            entry, header = decode(data, at)
+            entries.append((entry, header))
+            at += header.size
+        return self._append(entries, 0)
+
+    def _append(self, entries: Iterable[tuple[Entry, Header | None]], term: int) -> int:
+        with self._append_lock:
+            self._check_usable()
+            before = self._last_index
+            pending = _Pending(self._active)
+            try:
+                for entry, source in entries:
+                    index = self._tail.index + 1
+                    if source is not None and source.index != index:
+                        raise InvalidEntryError(f"expected entry {index}, found entry {source.index}")
+                    unsynced = index - 1 - self._durable_index
+                    header, head = encode(entry, index, term if source is None else source.term, unsynced)
+                    if pending.end + header.size > self._segment_bytes and self._tail.index >= self._active.first_index:
+                        self._flush(pending)
+                        self._roll()
+                        pending = _Pending(self._active)
+                    self._tail.fold(header, entry.meta)
+                    located = Located(pending.end, header, b"")
+                    pending.rows.append(derive_record(located, self._tail))
+                    pending.buffers += (head, entry.payload) if len(entry.payload) else (head,)
+                    pending.end = located.end
+                    pending.last_index = index
+                self._flush(pending)
+            except OSError as error:
+                with contextlib.suppress(
+                    OSError
+                ):  # so that nobody sees half an entry; opening again would cut it as well
+                    os.ftruncate(self._active.log.fd, self._active.end)
+                raise self._failed(error, "appending to the log") from error
+            except BaseException:
+                self._cut(before + 1)
+                raise
+            return self._last_index
+
+    def _flush(self, pending: _Pending) -> None:
+        if not pending.rows:
+            return
+        active = self._active
+        write_at(active.log.fd, pending.buffers, active.end)
+        records = seal(np.array(pending.rows, RECORD))
+        position = int(records[0]["index"]) - active.first_index
+        write_at(active.index.fd, [records.tobytes()], position * RECORD_SIZE)
+        active.end = pending.end
+        self._last_index = pending.last_index
+
+    def _roll(self) -> None:
+        """Ends the newest segment, synced as a whole, and begins the next."""
+        active = self._active
+        durable.fdatasync(active.log.fd)
+        durable.fdatasync(active.index.fd)
+        self._durable_index = self._last_index
+        first = self._last_index + 1
+        header = SegmentHeader(first, self._tail.term, self._tail.to_json())
+        _create_segment(self._directory, header)
+        self._active = _open_active(self._directory, first, None)
+        self._segments.add(first)
+
+    def sync(self) -> int:
+        """Makes durable what was appended before the call; gives the last durable index. LogFailedError."""
+        with self._sync_lock:
+            with self._append_lock:
+                self._check_usable()
+                target, active = self._last_index, self._active
+                if target <= self._durable_index:
+                    return self._durable_index
+            try:
+                durable.fdatasync(active.log.fd)
+                with self._append_lock:
+                    # Not more than what is still there: the tail may have been cut meanwhile.
+                    self._durable_index = max(self._durable_index, min(target, self._last_index))
+                    self._write_mark()
+            except OSError as error:
+                raise self._failed(error, "syncing the log") from error
+            return self._durable_index
+
+    def commit(self, index: int) -> int:
+        """Entries up to `index` are committed: folds them and lets readers see whole transactions. Gives
+        `visible_index`.
+
+        Never goes back; StoreError for an entry that is not here.
+        """
+        with self._commit_lock:
+            self._check_usable()
+            if index <= self._state.index:
+                return self._state.visible_index
+            if index > self._last_index:
+                raise StoreError(f"entry {index} cannot be committed: the last one here is {self._last_index}")
+            self._snapshot = None
+            purge = False
+            try:
+                for located, _ in self._segments.entries(self._state.index + 1, index):
+                    self._fold_committed(located)
+                    purge = purge or located.header.kind == Kind.PURGE
+                self._watermark.publish(self._state.visible_index, index)
+                self._marks.note_commit(index)
+                if purge:
+                    self._drop_before(self._state.first_index)
+            except OSError as error:
+                raise self._failed(error, "committing") from error
+            return self._state.visible_index
+
+    def _fold_committed(self, located: Located) -> None:
+        state = self._state
+        opened, position, file = state.open_index, state.open_pos, state.file
+        state.fold(located.header, Meta.decode(located.meta))
+        if located.header.kind == Kind.CANCEL and opened is not None:
+            self._mark_cancelled(opened, located.header.index, position)
+        if state.file is not None and state.file_id != (0 if file is None else file.id):
+            if file is not None:
+                self._catalogue.put(
+                    FileInfo(file.id, file.name, file.source_name, file.start_index, file.end_pos, file.closed)
+                )
+            f = state.file
+            self._catalogue.put(FileInfo(f.id, f.name, f.source_name, f.start_index, f.end_pos, f.closed))
+
+    def _mark_cancelled(self, first: int, last: int, position: int) -> None:
+        """Marks index records as cancelled, in all the segments that entries `first` to `last` are in."""
+        index = first
+        while index <= last:
+            segment = self._segments.open(self._segments.containing(index))
+            following = self._segments.after(segment.first_index)
+            stop = last if following is None else min(last, following - 1)
+            records = self._segments.records(segment, index, min(4096, stop - index + 1), stop).copy()
+            mark_cancelled(records, index, last, position)
+            file = FileHandle(segment.index.path, os.O_RDWR)
+            write_at(file.fd, [records.tobytes()], (index - segment.first_index) * RECORD_SIZE)
+            index += len(records)
+
+    def truncate_from(self, index: int) -> None:
+        """Removes entry `index` and all behind it, durably. StoreError if any of them is committed."""
+        with self._sync_lock, self._append_lock:
+            self._check_usable()
+            if index > self._last_index:
+                return
+            if index <= self._state.index:
+                raise StoreError(f"entry {index} cannot be removed: everything up to {self._state.index} is committed")
+            try:
+                self._cut(index)
+            except OSError as error:
+                raise self._failed(error, "cutting the log") from error
+
+    def _cut(self, index: int) -> None:
+        """Makes `index` the next entry to be appended. The append lock is held."""
+        if self._active.log.size() > self._active.end:  # an append was interrupted
+            os.ftruncate(self._active.log.fd, self._active.end)
+        if index <= self._last_index:
+            segment, record = self._segments.record(index)
+            keep, offset = segment.first_index, int(record[0]["offset"])
+            if self._durable_index >= index:
+                self._durable_index = index - 1
+                # The mark goes back first, durably: it must never claim more than there is.
+                term = self.term_of(index - 1)
+                self._marks.write(Mark(keep, offset, index - 1, term, min(self._state.index, index - 1)), durable=True)
+            dropped = [first for first in self._segments.firsts if first > keep]
+            for first in reversed(dropped):
+                self._unlink(first)
+            if dropped:
+                fsync_directory(self._directory)
+                self._active = _open_active(self._directory, keep, offset)
+            os.ftruncate(self._active.index.fd, (index - keep) * RECORD_SIZE)
+            os.ftruncate(self._active.log.fd, offset)
+            durable.fdatasync(self._active.log.fd)
+            self._active.end = offset
+            self._last_index = index - 1
+        self._tail = self._segments.state_at(index - 1)
+
+    # Retention
+
+    def purge_entry(self, file_id: int) -> Entry:
+        """The entry that, once committed, drops everything before source file `file_id`, on every node.
+
+        Whole segments go, up to the one in which that file starts. PurgedError or StoreError if there is no such file.
+        """
+        state = self.state
+        if state.file is None or not state.oldest_file <= file_id <= state.file_id:
+            raise StoreError(f"there is no source file {file_id}: {state.oldest_file} to {state.file_id} are here")
+        start = (
+            state.file.start_index
+            if file_id == state.file_id
+            else CatalogueReader(self._directory).get(file_id).start_index
+        )
+        purged = self._segments.state_at(start - 1).executed
+        if purged is None:
+            raise StoreError("the flavor of the log is not known yet")
+        return Entry(Kind.PURGE, meta=Meta(json={"first_index": start, "file_id": file_id, "purged": purged.to_json()}))
+
+    def _drop_before(self, index: int) -> None:
+        """Removes the segments that hold only entries before `index`. Readers that have one open keep reading it."""
+        firsts = self._segments.firsts
+        dropped = [first for first, following in pairwise(firsts) if following <= index]
+        if not dropped:
+            return
+        self._watermark.publish_first(firsts[len(dropped)])
+        for first in dropped:
+            self._unlink(first)
+        fsync_directory(self._directory)
+
+    # Inside
+
+    def _unlink(self, first: int) -> None:
+        self._segments.remove(first)
+        log_path(self._directory, first).unlink()
+        index_path(self._directory, first).unlink(missing_ok=True)
+
+    def _open_catalogue(self) -> Catalogue:
+        """The catalogue of the committed files; made again from the index if it is missing or damaged."""
+        state = self._state
+        try:
+            reader = CatalogueReader(self._directory)
+            known = sum(1 for _ in reader.range(reader.first_id, state.file_id))
+            if reader.first_id <= state.oldest_file and reader.first_id + known == state.file_id + 1:
+                catalogue = Catalogue(self._directory)
+                catalogue.cut(state.file_id)
+                return catalogue
+            logger.warning("the catalogue of source files lacks some: making it again")
+        except FileNotFoundError:
+            pass
+        except CorruptLogError as error:
+            logger.warning("making the catalogue of source files again: %s", error)
+        return Catalogue.create(self._directory, *_files_in(self._segments, state))
+
+    def _write_mark(self, *, durably: bool = False) -> None:
+        """Notes how far the log is durable. The append lock is held, or nobody else has the log yet."""
+        index = self._durable_index
+        active = self._active
+        if index == self._last_index:
+            offset, term = active.end, self._tail.term
+        elif index >= active.first_index:
+            record = read_records(active.index, index - active.first_index, 1)
+            offset, term = end_of(record), int(record[0]["term"])
+        else:
+            return  # the segment that was synced has been followed by another one since: that says as much
+        commit_index = min(index, self._state.index)
+        self._marks.write(Mark(active.first_index, offset, index, term, commit_index), durable=durably)
+
+    def _check_exists(self, index: int) -> int:
+        if index < self.first_index:
+            raise PurgedError(f"entry {index} was purged: the oldest retained is {self.first_index}")
+        if index > self._last_index:
+            raise StoreError(f"there is no entry {index}: the last one is {self._last_index}")
+        return index
+
+    def _check_usable(self) -> None:
+        if self._failure is not None:
+            raise LogFailedError(
+                f"the log cannot be used after a failure of its disk: {self._failure}"
+            ) from self._failure
+        if self._closed:
+            raise LogClosedError("the log was closed")
+
+    def _failed(self, error: OSError, doing: str) -> LogFailedError:
+        self._failure = error
+        logger.error(
+            "%s in %s failed: %s; the log takes nothing more until it is opened again", doing, self._directory, error
+        )
+        return LogFailedError(
+            f"{doing} in {self._directory} failed: {error}; nothing more is written until the log is opened again"
+        )
+
+
+def _create_segment(directory: Path, header: SegmentHeader) -> None:
+    """Puts a segment in place, durably. The index comes first: a segment that has its name has an index, too."""
+    FileHandle(index_path(directory, header.first_index), os.O_RDWR | os.O_CREAT | os.O_TRUNC)
+    write_file(log_path(directory, header.first_index), header.encode())
+
+
+def _open_active(directory: Path, first_index: int, end: int | None) -> _Active:
+    log = FileHandle(log_path(directory, first_index), os.O_RDWR)
+    index = FileHandle(index_path(directory, first_index), os.O_RDWR)
+    return _Active(first_index, log, index, log.size() if end is None else end)
+
+
+def _files_in(segments: Segments, state: LogState) -> tuple[int, Sequence[FileInfo]]:
+    """The number of the first source file that starts in the segments left, and all of them up to the state's."""
+    files: list[FileInfo] = []
+    end_pos, closed = 0, False
+    index = segments.oldest
+    while index <= state.index:
+        segment = segments.open(segments.containing(index))
+        records = segments.records(segment, index, 4096, state.index)
+        live = (records["kind"] == Kind.DATA) & (records["flags"] & Flag.CANCELLED == 0)
+        for at in np.flatnonzero(live & (records["flags"] & (Flag.FILE_START | Flag.FILE_END) != 0)):
+            record = records[at]
+            if record["flags"] & Flag.FILE_START:
+                if files:
+                    end_pos = int(records[at - 1]["end_pos"]) if at else end_pos
+                    files[-1] = replace(files[-1], end_pos=end_pos, closed=closed)
+                located, _ = next(segments.entries(int(record["index"]), int(record["index"])))
+                names = Meta.decode(located.meta).file
+                if names is None:
+                    raise CorruptLogError(segment.log.path, located.offset, "it starts a source file without naming it")
+                file_id = int(record["file_id"])
+                files.append(
+                    FileInfo(
+                        file_id, names.name, names.source_name, located.header.index, located.header.end_pos, False
+                    )
+                )
+            closed = bool(record["flags"] & Flag.FILE_END)
+        end_pos = int(records[-1]["end_pos"])
+        index += len(records)
+    return (files[0].id if files else state.file_id + 1), files
