@@ -5,14 +5,14 @@ When a test fails, the ends of the logs of everything that its pools hold are pa
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
 
 from kingbus_node.demo.instance import Options, Server
+from kingbus_node.demo.node_process import NodeProcess, Settings
 from kingbus_node.demo.servers import ensure
-from servers.node import Node, Settings
 from servers.proxy import CuttingProxy
 
 _OPEN_POOLS = pytest.StashKey[list["Pool"]]()
@@ -24,7 +24,7 @@ class Pool:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._servers: list[Server] = []
-        self._nodes: list[Node] = []
+        self._nodes: list[NodeProcess] = []
         self._proxies: list[CuttingProxy] = []
 
     def server(self, release: str, options: Options | None = None) -> Server:
@@ -35,9 +35,10 @@ class Pool:
         self._servers.append(server)
         return server.start()
 
-    def node(self, source_port: int, settings: Mapping[str, Settings] | None = None, *, ready: bool = True) -> Node:
-        """A running node that reads from the server on `source_port`."""
-        node = Node(self._folder / f"node-{len(self._nodes) + 1}", source_port, settings)
+    def node(self, source: Server, settings: Settings | None = None, *, ready: bool = True) -> NodeProcess:
+        """A running node that reads from `source`."""
+        name = f"node-{len(self._nodes) + 1}"
+        node = NodeProcess(source, self._folder / name, name=name, settings=settings)
         self._nodes.append(node)
         return node.start(ready=ready)
 
@@ -56,7 +57,7 @@ class Pool:
 
     def close(self) -> None:
         for node in self._nodes:
-            node.close()
+            node.kill()
         for proxy in self._proxies:
             proxy.close()
         for server in self._servers:

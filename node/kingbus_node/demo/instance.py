@@ -39,6 +39,7 @@ __all__ = [
     "Server",
     "ServerFailed",
     "Value",
+    "connect",
     "free_port",
     "text",
 ]
@@ -254,10 +255,7 @@ class Server:
 
     def connect(self, *, user: str = "root", password: str = "", database: str | None = None) -> Connection[Cursor]:
         """A new connection with autocommit on; the caller closes it."""
-        return pymysql.connect(
-            host="127.0.0.1", port=self.port, user=user, password=password, database=database, autocommit=True,
-            charset="utf8mb4", connect_timeout=10, read_timeout=300, write_timeout=300, ssl_disabled=True,
-        )  # fmt: skip
+        return connect(self.port, user=user, password=password, database=database)
 
     def sql(self, *statements: str) -> list[Row]:
         """Run statements one after another on a connection of their own; the rows of the last one."""
@@ -283,6 +281,14 @@ class Server:
     def binary_logs(self) -> list[str]:
         """The names of the binary logs, oldest first."""
         return [str(row[0]) for row in self.sql("SHOW BINARY LOGS")]
+
+
+def connect(port: int, *, user: str, password: str, database: str | None = None) -> Connection[Cursor]:
+    """A connection to a port of loopback, without TLS and with autocommit on; the caller closes it."""
+    return pymysql.connect(
+        host="127.0.0.1", port=port, user=user, password=password, database=database, autocommit=True,
+        charset="utf8mb4", connect_timeout=10, read_timeout=300, write_timeout=300, ssl_disabled=True,
+    )  # fmt: skip
 
 
 def _option_list(options: Options) -> list[str]:

@@ -20,22 +20,15 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 
+from kingbus_node.binlog.constants import Flavor
 from kingbus_node.demo.packages import PackageError, Progress, unpack
 
 __all__ = ["RELEASES", "Flavor", "Release", "ServerBinaries", "cache_folder", "ensure", "locked"]
 
 # Raised whenever the content of a server's folder changes shape, so that older ones are made anew.
 _LAYOUT = "1"
-
-
-class Flavor(StrEnum):
-    """The two families of servers; they differ in programs, SQL and options."""
-
-    MYSQL = "mysql"
-    MARIADB = "mariadb"
 
 
 @dataclass(frozen=True, slots=True)
