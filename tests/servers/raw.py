@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 import subprocess
 from collections.abc import Sequence
@@ -29,16 +30,17 @@ def fetch_files(binaries: ServerBinaries, port: int, folder: Path, names: Sequen
     """
     folder.mkdir(parents=True)
     command = [
-        str(binaries.binlog), "--no-defaults", "--read-from-remote-server", "--raw", f"--result-file={folder}/",
-        "--host=127.0.0.1", f"--port={port}", f"--user={REPLICATION_USER}", f"--password={REPLICATION_PASSWORD}",
+        str(binaries.binlog), "--no-defaults", "--raw", f"--result-file={folder}/",
+        "--host=127.0.0.1", f"--port={port}", f"--user={REPLICATION_USER}",
     ]  # fmt: skip
     if binaries.flavor is Flavor.MYSQL:
         command += ["--ssl-mode=DISABLED", "--get-server-public-key"]
-        command += ["--read-from-remote-source=BINLOG-DUMP-GTIDS"] if gtid else []
+        command += [f"--read-from-remote-source=BINLOG-DUMP-{'GTIDS' if gtid else 'NON-GTIDS'}"]
     else:
-        command += ["--skip-ssl"]
+        command += ["--skip-ssl", "--read-from-remote-server"]
+    environment = {**os.environ, "MYSQL_PWD": REPLICATION_PASSWORD}
     done = subprocess.run(
-        [*command, *names], capture_output=True, text=True, errors="replace", timeout=300, check=False
+        [*command, *names], env=environment, capture_output=True, text=True, errors="replace", timeout=300, check=False
     )
     assert done.returncode == 0, f"{' '.join(names)} from port {port}: {done.stderr or done.stdout}"
 

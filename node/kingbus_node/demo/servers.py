@@ -30,6 +30,9 @@ __all__ = ["RELEASES", "Flavor", "Release", "ServerBinaries", "cache_folder", "e
 # Raised whenever the content of a server's folder changes shape, so that older ones are made anew.
 _LAYOUT = "1"
 
+# Where systems put server programs that are not on a user's PATH.
+_SERVER_FOLDERS = ("/usr/sbin", "/usr/local/sbin", "/usr/libexec")
+
 
 @dataclass(frozen=True, slots=True)
 class Release:
@@ -230,7 +233,7 @@ def _bootstrap_sql(prefix: Path) -> Path | None:
 
 def _from_path(release: Release, reason: PackageError, progress: Progress) -> ServerBinaries:
     """The same programs from PATH, of whatever version, when those there are of the wanted flavour."""
-    search = os.environ.get("PATH", os.defpath) + ":/usr/sbin:/usr/local/sbin:/usr/libexec"
+    search = os.pathsep.join([os.environ.get("PATH", os.defpath), *_SERVER_FOLDERS])
     programs = _PROGRAMS[release.flavor]
     found = {program: shutil.which(program, path=search) for program in programs}
     server, binlog, dump = (found[programs[0]], found[programs[3]], found[programs[4]])
