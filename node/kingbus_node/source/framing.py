@@ -1,0 +1,197 @@
+"""From received bytes to packets as they are stored.
+
+Without semi-sync the bytes of a source's packets are, but for the sequence bytes, exactly what is stored, so they are
+received straight into the buffer whose pieces become the payloads of log entries: nothing is copied on the way.
+
+A `Framer` owns that buffer. Its user receives into `room()`, says how much came with `received()`, takes the new
+packets with `frame()`, and says with `release()` which stretches of the buffer became entries; the rest is carried
+over. Memory is bounded by what is not released, one packet, and one block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from struct import Struct
+from typing import Final
+
+import numpy as np
+
+from kingbus_node.binlog.constants import MAX_PACKET
+from kingbus_node.binlog.scan import (
+    CONTINUATION,
+    OFFSET_MASK,
+    PACKET_HEADER,
+    Offsets,
+    is_continued,
+    packet_lengths,
+    packet_offsets,
+)
+from kingbus_node.source.errors import Disconnected, SourceEnd, SourceError, StreamError
+from kingbus_node.source.semisync import PrefixStripper
+
+BLOCK: Final = 3 << 20
+"""Usual size of the buffer, in bytes."""
+ROOM: Final = 256 << 10
+"""`Framer.room` offers at least this many bytes."""
+COPY_BELOW: Final = 128 << 10
+"""Stretches shorter than this, taken together, are copied out of the buffer instead of giving the whole buffer away."""
+
+_HEADER = Struct("<I")
+_ERR: Final = 0xFF
+_EOF: Final = 0xFE
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """Packets that have come since the last frame, one after the other in `Framer.buffer`, ending at `end`.
+
+    `acks`: indices of packets whose event the source wants acknowledged (rising).
+    """
+
+    packets: Offsets
+    end: int
+    acks: Sequence[int]
+
+
+class Framer:
+    """The receive buffer of one dump."""
+
+    def __init__(self, *, semi_sync: bool, block: int = BLOCK) -> None:
+        self.buffer = bytearray(block)
+        """Where the packets of frames lie. Replaced by `room` and `release`; offsets stay valid except as those say."""
+        self._block = block
+        self._stripper = PrefixStripper() if semi_sync else None
+        self._done = 0  # what lies before is finished packets
+        self._raw = 0  # from here: bytes as received (behind `_done` by the stripper's unfinished packet)
+        self._fill = 0
+        self._continued = False
+        self._end: SourceError | None = None
+
+    @property
+    def done(self) -> int:
+        """Where in the buffer the finished packets end."""
+        return self._done
+
+    @property
+    def waiting(self) -> int:
+        """Bytes received that are not part of a finished packet yet."""
+        return self._fill - self._done
+
+    def room(self) -> memoryview:
+        """Where to receive to. At least as long as what is missing of the packet that is on its way."""
+        wanted = self._fill + ROOM
+        if self._fill - self._raw >= PACKET_HEADER:
+            length = _HEADER.unpack_from(self.buffer, self._raw)[0] & MAX_PACKET
+            wanted = max(wanted, self._raw + PACKET_HEADER + length)
+        if wanted > len(self.buffer):
+            grown = bytearray(max(wanted + ROOM, self._block))
+            grown[: self._fill] = memoryview(self.buffer)[: self._fill]
+            self.buffer = grown
+        return memoryview(self.buffer)[self._fill :]
+
+    def received(self, count: int) -> None:
+        """`count` bytes were received into `room()`."""
+        self._fill += count
+
+    def frame(self) -> Frame:
+        """The packets that are complete by now (perhaps none).
+
+        `check_end` raises what comes behind them that is no event.
+        """
+        begin = self._done
+        packets, end = packet_offsets(self.buffer, self._raw, self._fill, self._continued)
+        if not len(packets):
+            return Frame(packets, begin, ())
+        cut = self._find_end(packets)
+        if cut is not None:
+            end = int(packets[cut]) & OFFSET_MASK
+            packets = packets[:cut]
+            self._fill = end
+        self._continued = is_continued(self.buffer, packets, self._continued)
+        acks: Sequence[int] = ()
+        if self._stripper is None:
+            self._done = self._raw = end
+        else:
+            write = self._done + self._stripper.pending
+            packets, acks, written = self._stripper.strip(self.buffer, packets, end, write)
+            self._move(end, written)
+            self._done, self._raw = written - self._stripper.pending, written
+        bytes_ = np.frombuffer(self.buffer, dtype=np.uint8)
+        bytes_[(packets & np.uint32(OFFSET_MASK)).astype(np.int64) + 3] = 0  # sequence numbers
+        return Frame(packets, self._done, acks)
+
+    def check_end(self) -> None:
+        """Raise what ended the stream, if anything did: `SourceEnd` for an ERR packet, `Disconnected` for EOF (a source
+        that shuts down says it), `StreamError` for what is neither of those nor an event.
+        """
+        if self._end is not None:
+            raise self._end
+
+    def _move(self, source: int, target: int) -> None:
+        """Close the gap between `target` and `source`, where bytes as received begin."""
+        if source != target:
+            view = memoryview(self.buffer)
+            view[target : target + self._fill - source] = view[source : self._fill]
+            self._fill -= source - target
+
+    def _find_end(self, packets: Offsets) -> int | None:
+        """Index of the first packet that is not part of an event, with `_end` set to what it means."""
+        lengths = packet_lengths(self.buffer, packets)
+        first = packets < CONTINUATION
+        at = (packets & np.uint32(OFFSET_MASK)).astype(np.int64) + PACKET_HEADER
+        # An empty packet has no status byte; the byte behind it may be beyond what was received.
+        status = np.frombuffer(self.buffer, dtype=np.uint8)[np.minimum(at, len(self.buffer) - 1)]
+        odd = first & ((status != 0) | (lengths == 0))
+        if not odd.any():
+            return None
+        i = int(np.argmax(odd))
+        start = int(at[i])
+        self._end = _meaning(bytes(memoryview(self.buffer)[start : start + min(int(lengths[i]), 4096)]))
+        return i
+
+    def drop(self, start: int, end: int) -> None:
+        """Remove `buffer[start:end]`, whole finished packets: everything behind moves up by `end - start`."""
+        view = memoryview(self.buffer)
+        view[start : start + self._fill - end] = view[end : self._fill]
+        count = end - start
+        self._done -= count
+        self._raw -= count
+        self._fill -= count
+
+    def release(self, stretches: Sequence[tuple[int, int]], keep: int) -> list[memoryview]:
+        """Hand out stretches of the buffer, `(start, end)` each, rising, for good.
+
+        What lies before `keep` (at or behind the end of the last stretch) is forgotten: what was at `keep` is at 0
+        afterwards. The views stay unchanged as long as anyone holds them.
+        """
+        total = sum(end - start for start, end in stretches)
+        old = memoryview(self.buffer)
+        if total < COPY_BELOW:
+            taken = [memoryview(bytes(old[start:end])) for start, end in stretches]
+            self.drop(0, keep)
+            return taken
+        taken = [old[start:end].toreadonly() for start, end in stretches]
+        rest = self._fill - keep
+        self.buffer = bytearray(max(self._block, rest + ROOM))
+        self.buffer[:rest] = old[keep : self._fill]
+        self._done -= keep
+        self._raw -= keep
+        self._fill = rest
+        return taken
+
+
+def _meaning(payload: bytes) -> SourceError:
+    """What a packet says that does not begin an event."""
+    if payload[:1] == bytes([_ERR]) and len(payload) >= 3:
+        code = int.from_bytes(payload[1:3], "little")
+        text = payload[3:]
+        state = "HY000"
+        if text[:1] == b"#" and len(text) >= 6:
+            state, text = text[1:6].decode("ascii", "replace"), text[6:]
+        return SourceEnd(code, state, text.decode("utf-8", "replace"))
+    if payload[:1] == bytes([_EOF]) and len(payload) <= 5:
+        return Disconnected("the source ended the stream, as it does when it shuts down")
+    if not payload:
+        return StreamError("expected an event, found an empty packet")
+    return StreamError(f"expected an event (status byte 0x00), found a packet that begins with 0x{payload[0]:02x}")

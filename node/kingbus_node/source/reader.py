@@ -1,0 +1,459 @@
+"""The thread that reads from a source, for ever.
+
+One round: wait until all that was proposed is committed, ask the log where it ends, connect, check the source, ask for
+a dump, and feed what comes through framing and batching to the log, until something ends it. Then wait a little, longer
+each time, and begin again, with the next endpoint if there are several. Nothing that a source or a network does ends
+the thread; `stop`, the loss of the leadership and a failed log do.
+
+Semi-sync: an event that the source wants acknowledged is acknowledged when its entry is committed, never before
+(whoever commits calls `committed`). One packet acknowledges everything up to a position.
+
+Batches form by themselves: entries of the usual size go out as soon as they are full; less than that goes out when
+there is nothing more to receive and the log has nothing to do. While the log is busy, what comes meanwhile is the next
+batch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import socket
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+from kingbus_node.binlog.constants import Flavor
+from kingbus_node.config import Address, SourceSettings
+from kingbus_node.raft.api import Consensus, ConsensusError
+from kingbus_node.source.batch import Batcher, Counters, Outgoing
+from kingbus_node.source.checks import Replica, SourceFacts, gtid_position, introduce, set_connect_state
+from kingbus_node.source.connection import SourceConnection
+from kingbus_node.source.errors import Disconnected, PositionGone, Refused, SourceEnd, SourceError, Stopped
+from kingbus_node.source.framing import Framer
+from kingbus_node.source.link import Link, Wakeup
+from kingbus_node.source.refusals import meaning_of
+from kingbus_node.source.requests import semi_sync_ack
+from kingbus_node.source.resume import (
+    FACT_SOURCE,
+    Plan,
+    ReadableLog,
+    is_our_position,
+    make_plan,
+    position_to_confirm,
+    source_fact,
+)
+from kingbus_node.store.entry import Entry, Json, Kind, Meta
+from kingbus_node.store.state import FACT_FLAVOR, FACT_PURGED
+from kingbus_node.util.backoff import Backoff
+
+logger = logging.getLogger(__name__)
+
+HEARTBEAT: Final = 2.0
+"""Seconds of silence after which the source is asked to send a heartbeat."""
+MISSED_HEARTBEATS: Final = 4
+"""A source that is silent for so many periods is gone, or the network is."""
+PATIENCE: Final = 120.0
+"""Seconds of silence that are fine while the source is looking for the place to begin at."""
+PORTION: Final = 1 << 20
+"""Bytes to receive before looking at what they are."""
+
+
+class SourceState(StrEnum):
+    """How it stands with the source. Refused is connecting, but somebody will have to do something first."""
+
+    CONNECTED = "connected"
+    CONNECTING = "connecting"
+    STOPPED = "stopped"
+    REFUSED = "refused"
+
+
+@dataclass(frozen=True, slots=True)
+class SourceStatus:
+    """A snapshot. `error`: the last one, None while connected. `missing`: GTIDs that a refusal is about.
+
+    `file`, `position`: in the source's names, how far was received. `lag_seconds`: age of the newest event while there
+    is more to receive, 0 when all is here, seconds since the source was last heard of while it is not connected, None
+    if it never was. The counters are totals since the reader was made.
+    """
+
+    state: SourceState
+    error: str | None
+    missing: str | None
+    endpoint: Address
+    version: str | None
+    identity: str | None
+    tls: str | None
+    semi_sync: bool
+    warnings: tuple[str, ...]
+    file: str | None
+    position: int | None
+    lag_seconds: float | None
+    events: int
+    bytes: int
+    transactions: int
+    reconnects: int
+    acks: int
+
+
+class SourceReader:
+    """Reads from the source that `settings` name into the log, by proposing to `consensus`. See the module."""
+
+    def __init__(
+        self,
+        settings: SourceSettings,
+        log: ReadableLog,
+        consensus: Consensus,
+        replica: Replica,
+        *,
+        heartbeat: float = HEARTBEAT,
+    ) -> None:
+        """`log`: the one that `consensus` writes. Nothing happens before `start`.
+
+        The owner must pass every advance of the commit index to `committed` (``consensus.add_commit_listener``).
+        """
+        self._settings = settings
+        self._log = log
+        self._consensus = consensus
+        self._replica = replica
+        self._heartbeat = heartbeat
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._stopping = False
+        self._stop_signal = Wakeup()
+        self._notice = Wakeup()
+        self._socket: socket.socket | None = None
+        # What `status` tells; written by the thread.
+        self._counters = Counters()
+        self._state = SourceState.STOPPED
+        self._error: str | None = None
+        self._missing: str | None = None
+        self._endpoint = settings.endpoints[0]
+        self._facts: SourceFacts | None = None
+        self._batcher: Batcher | None = None
+        self._connections = 0
+        self._acks = 0
+        self._heard: float | None = None
+        self._all_here = False
+        # Inside the thread.
+        self._gone: tuple[str, int] | None = None
+        self._proposed = 0
+        self._pending_acks: deque[tuple[int, str, int]] = deque()
+        self._commit_index = 0
+
+    # From other threads
+
+    def start(self) -> None:
+        """Begin to read. Nothing happens if it runs already."""
+        with self._lock:
+            if self._thread is not None and self._thread.is_alive():
+                return
+            self._stopping = False
+            self._stop_signal.clear()
+            self._state = SourceState.CONNECTING
+            self._thread = threading.Thread(target=self._run, name="source-reader", daemon=True)
+            self._thread.start()
+
+    def stop(self, timeout: float = 30.0) -> bool:
+        """End the dump and the thread; whole transactions that were received are proposed before. False after `timeout`.
+
+        It takes longer than an instant only while the log does not take what is proposed.
+        """
+        with self._lock:
+            thread = self._thread
+            self._stopping = True
+            self._stop_signal.set()
+            self._notice.set()
+            if self._socket is not None:
+                with contextlib.suppress(OSError):
+                    self._socket.shutdown(socket.SHUT_RDWR)
+        if thread is None:
+            return True
+        thread.join(timeout)
+        return not thread.is_alive()
+
+    def committed(self, index: int) -> None:
+        """Entries up to `index` are committed: what they hold may be acknowledged. Quick, for any thread."""
+        self._commit_index = index
+        self._notice.set()
+
+    def status(self) -> SourceStatus:
+        """How it goes. For any thread."""
+        facts, batcher, counters = self._facts, self._batcher, self._counters
+        file, position = batcher.place if batcher is not None else (None, None)
+        connected = self._state is SourceState.CONNECTED
+        return SourceStatus(
+            state=self._state,
+            error=self._error,
+            missing=self._missing,
+            endpoint=self._endpoint,
+            version=None if facts is None else facts.version,
+            identity=None if facts is None else facts.identity,
+            tls=facts.tls if facts is not None and connected else None,
+            semi_sync=facts is not None and connected and facts.semi_sync,
+            warnings=() if facts is None else facts.warnings,
+            file=file or None,
+            position=position if file else None,
+            lag_seconds=self._lag(),
+            events=counters.events,
+            bytes=counters.bytes,
+            transactions=counters.transactions,
+            reconnects=max(0, self._connections - 1),
+            acks=self._acks,
+        )
+
+    def _lag(self) -> float | None:
+        facts, heard = self._facts, self._heard
+        if facts is None or heard is None:
+            return None
+        if self._state is not SourceState.CONNECTED:
+            return time.monotonic() - heard
+        if self._all_here or not self._counters.timestamp:
+            return 0.0
+        return max(0.0, time.time() + facts.clock_offset - self._counters.timestamp)
+
+    # The thread
+
+    def _run(self) -> None:
+        backoff = Backoff(self._settings.retry.initial, self._settings.retry.max)
+        turn = 0
+        try:
+            while not self._stopping:
+                self._endpoint = self._settings.endpoints[turn]
+                began = time.monotonic()
+                events = self._counters.transactions
+                again = self._round()
+                if self._stopping:
+                    break
+                if again:
+                    continue
+                if self._counters.transactions > events or time.monotonic() - began > self._settings.retry.max:
+                    backoff.reset()
+                    turn = 0
+                    self._stop_signal.wait(backoff.next())
+                    continue
+                turn = (turn + 1) % len(self._settings.endpoints)
+                if turn == 0:
+                    self._stop_signal.wait(backoff.next())
+            self._error = None
+        except ConsensusError as error:
+            logger.info("the source is not read any more: %s", error)
+            self._error = str(error)
+        finally:
+            self._state = SourceState.STOPPED
+
+    def _round(self) -> bool:
+        """One connection from its beginning to its end. True: try again at once. ConsensusError ends the thread."""
+        try:
+            self._session(self._endpoint)
+        except Stopped:
+            pass
+        except PositionGone as error:
+            logger.info("%s; going on by GTID", error)
+            state = self._log.state
+            self._gone = (self._facts.identity, state.file_id) if self._facts is not None else None
+            return True
+        except Refused as error:
+            self._fail(SourceState.REFUSED, error, error.missing)
+        except SourceError as error:
+            self._fail(SourceState.CONNECTING, error, None)
+        except ConsensusError:
+            raise
+        except Exception as error:
+            logger.exception("reading from the source failed in a way that should not be possible")
+            self._fail(SourceState.REFUSED, error, None)
+        finally:
+            with self._lock:
+                if self._socket is not None:
+                    self._socket.close()
+                    self._socket = None
+        return False
+
+    def _fail(self, state: SourceState, error: Exception, missing: str | None) -> None:
+        text = str(error) or type(error).__name__
+        if self._stopping:
+            return
+        if (state, text) != (self._state, self._error):
+            level = logging.WARNING if state is SourceState.CONNECTING else logging.ERROR
+            logger.log(level, "source %s: %s", self._endpoint, text)
+        self._state, self._error, self._missing = state, text, missing
+
+    def _session(self, endpoint: Address) -> None:
+        """Ends with an exception, always."""
+        self._settle()
+        connection = SourceConnection.open(endpoint, self._settings, self._stop_signal, self._opened)
+        link: Link | None = None
+        try:
+            known = self._log.state.flavor
+            facts = introduce(connection, self._settings, self._replica, self._heartbeat, known)
+            plan = self._plan(connection, facts)
+            if plan.connect_state is not None:
+                set_connect_state(connection, plan.connect_state)
+            link = connection.start_dump(plan.command, self._notice)
+            self._dump(link, facts, plan)
+        finally:
+            if link is not None:
+                link.close()
+            connection.close()
+
+    def _opened(self, sock: socket.socket) -> None:
+        with self._lock:
+            self._socket = sock.dup()
+            if self._stopping:
+                raise Stopped("stopped while connecting")
+
+    def _settle(self) -> None:
+        """Everything proposed is committed and no transaction is open: only then the log can say where it ends."""
+        self._wait_committed(self._consensus.last_index)
+        if self._log.state.open_index is not None:
+            self._wait_committed(self._consensus.propose([Entry(Kind.CANCEL)]))
+
+    def _wait_committed(self, index: int) -> None:
+        while not self._consensus.wait_committed(index, time.monotonic() + 0.5):
+            if self._stopping:
+                raise Stopped("stopped while waiting for the log")
+
+    def _plan(self, connection: SourceConnection, facts: SourceFacts) -> Plan:
+        for warning in facts.warnings:
+            logger.warning("%s", warning)
+        self._facts = facts
+        file = self._log.state.file
+        confirmed = file is not None and self._gone != (facts.identity, file.id)
+        if confirmed and facts.flavor is Flavor.MARIADB:
+            place = position_to_confirm(self._log, facts)
+            confirmed = place is not None and is_our_position(self._log, gtid_position(connection, *place))
+        return make_plan(self._log, facts, self._replica.server_id, self._settings.start, confirmed=confirmed)
+
+    # The dump
+
+    def _dump(self, link: Link, facts: SourceFacts, plan: Plan) -> None:
+        state = self._log.state
+        framer = Framer(semi_sync=facts.semi_sync)
+        repeated = plan.held.overlap.chunks(self._log) if plan.held is not None and plan.position is not None else None
+        file_id, served = (0, None) if state.file is None else (state.file.id, state.file.name)
+        batcher = Batcher(framer, facts, plan, repeated, file_id=file_id, served=served, counters=self._counters)
+        self._pending_acks.clear()
+        self._proposed = self._consensus.last_index
+        changes = _changes(state.flavor, state.facts.get(FACT_SOURCE), facts, plan)
+        self._batcher = batcher
+        try:
+            self._receive(link, framer, batcher, changes)
+        except SourceEnd as end:
+            self._pass_on(batcher, changes, everything=True)
+            by_position = plan.position is not None and batcher.place[1] <= plan.position
+            raise meaning_of(end, by_position=by_position) from end
+        except (Disconnected, Stopped):
+            # What came whole before the end is worth keeping: the source may not come back.
+            self._pass_on(batcher, changes, everything=True)
+            raise
+
+    def _receive(self, link: Link, framer: Framer, batcher: Batcher, changes: dict[str, Json]) -> None:
+        """Receive for ever. Ends with an exception, always."""
+        self._heard = time.monotonic()
+        patience = PATIENCE
+        while True:
+            if self._stopping:
+                raise Stopped("stopped")
+            count = self._take(link, framer)
+            if count:
+                self._heard = time.monotonic()
+                batcher.feed(framer.frame())
+                if batcher.place[0]:
+                    self._arrived(batcher)
+                if batcher.steady:
+                    patience = self._heartbeat * MISSED_HEARTBEATS
+            self._all_here = count == 0
+            idle = self._consensus.commit_index >= self._proposed
+            self._pass_on(batcher, changes, everything=idle)
+            self._acknowledge(link, batcher)
+            framer.check_end()
+            if count:
+                continue
+            silence = time.monotonic() - self._heard
+            if silence >= patience:
+                raise Disconnected(
+                    f"nothing came from the source for {silence:.0f} s, although it was asked to send a heartbeat every "
+                    f"{self._heartbeat:g} s: it hangs, or the network is cut"
+                )
+            link.wait(patience - silence)
+
+    @staticmethod
+    def _take(link: Link, framer: Framer) -> int:
+        """Receive what is there, at most about `PORTION` bytes; returns how much that was."""
+        total = 0
+        while total < PORTION:
+            try:
+                count = link.receive_into(framer.room())
+            except Disconnected:
+                if total:  # first what came before the end; it will be told again
+                    break
+                raise
+            if not count:
+                break
+            framer.received(count)
+            total += count
+        return total
+
+    def _arrived(self, batcher: Batcher) -> None:
+        """The dump has begun."""
+        if self._state is SourceState.CONNECTED:
+            return
+        self._connections += 1
+        self._state, self._error, self._missing = SourceState.CONNECTED, None, None
+        facts = self._facts
+        if facts is not None:
+            logger.info(
+                "source %s: connected to %s %s (%s), %s, semi-sync %s, reading %s from %d",
+                self._endpoint,
+                facts.flavor,
+                facts.version,
+                facts.identity,
+                facts.tls or "no TLS",
+                "on" if facts.semi_sync else "off",
+                *batcher.place,
+            )
+
+    def _pass_on(self, batcher: Batcher, changes: dict[str, Json], *, everything: bool) -> None:
+        """Propose the entries that are made. `changes`: facts to be logged before the first of them; then emptied."""
+        base = batcher.take_base()
+        if base is not None:
+            changes[FACT_PURGED] = base.to_json()
+        if not batcher.ready and not (everything and batcher.waiting):
+            return
+        outgoing: Sequence[Outgoing] = batcher.collect(everything=everything)
+        entries = [item.entry for item in outgoing]
+        if not entries:
+            return
+        if changes:
+            entries.insert(0, Entry(Kind.STATE, meta=Meta(json=dict(changes))))
+            changes.clear()
+        last = self._proposed = self._consensus.propose(entries)
+        for ahead, item in enumerate(reversed(outgoing)):
+            if item.ack is not None:
+                self._pending_acks.append((last - ahead, *item.ack))
+                break  # acknowledging it acknowledges all before it
+
+    def _acknowledge(self, link: Link, batcher: Batcher) -> None:
+        """Acknowledge what is committed by now, or was long ago."""
+        place = batcher.take_settled()
+        while self._pending_acks and self._pending_acks[0][0] <= self._commit_index:
+            _, *last = self._pending_acks.popleft()
+            place = (str(last[0]), int(last[1]))
+        if place is not None:
+            link.send(semi_sync_ack(*place))
+            self._acks += 1
+
+
+def _changes(known: Flavor | None, fact: Json, facts: SourceFacts, plan: Plan) -> dict[str, Json]:
+    """What the log does not know yet about its source."""
+    changes: dict[str, Json] = {}
+    if known is None:
+        changes[FACT_FLAVOR] = facts.flavor.value
+    if fact != source_fact(facts):
+        changes[FACT_SOURCE] = dict(source_fact(facts))
+    if plan.base is not None and not plan.base_in_file:
+        changes[FACT_PURGED] = plan.base.to_json()
+    return changes

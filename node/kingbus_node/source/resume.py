@@ -1,0 +1,286 @@
+"""Where to go on reading: from what the log holds and what the source says, to the dump to ask for, or why not.
+
+The log is exact in bytes, so a resumed dump must not lose what is no transaction either: the ROTATE that ends a file,
+say, or a BINLOG_CHECKPOINT. A replica's GTID set alone cannot ask for those (the source would begin with its newest
+file that has anything new). Therefore, in order of preference:
+
+1. *By position.* The source is the one that wrote the file in which the log ends, and still has that file. The dump
+   begins a little before the end of the log, so that the source repeats some events (`Overlap`). Those are compared
+   with the log, byte by byte, and dropped: if one differs, the source's history is not ours any more and nothing is
+   taken. MySQL is asked by COM_BINLOG_DUMP_GTID with file, 64-bit position and GTID set together, MariaDB by
+   COM_BINLOG_DUMP, and only when BINLOG_GTID_POS confirms that this place is our GTID position.
+2. *By GTID.* Another source, or the file was purged there, or MariaDB's 32-bit positions do not reach. The source skips
+   what we have. It must hold everything that the log holds; this is checked before, so that a refusal can name what is
+   missing.
+3. *From the start*, when the log is empty: the source's first file, or its present state, or a given GTID set.
+   What is left out by that counts as executed and purged: `Plan.base`.
+
+What of a transaction was received, but not to its end, is fetched again: the log's end is always the end of a
+transaction (the reader cancels what is open before it asks for a plan).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from kingbus_node.binlog.constants import FIRST_POSITION, Flavor
+from kingbus_node.binlog.errors import BinlogError
+from kingbus_node.binlog.executed import ExecutedSet
+from kingbus_node.binlog.gtid import GtidSet
+from kingbus_node.binlog.mariadb import MariadbState
+from kingbus_node.binlog.scan import CONTINUATION, EVENT_AT, OFFSET_MASK
+from kingbus_node.source import requests
+from kingbus_node.source.checks import SourceFacts
+from kingbus_node.source.errors import Diverged, Refused
+from kingbus_node.store.entry import Entry, Flag, Kind
+from kingbus_node.store.state import CurrentFile, LogState
+from kingbus_node.wire.commands import DumpFlag
+
+FACT_SOURCE: Final = "source"
+"""The key of LogState.facts under which a reader notes whose binlog the log holds (an object, see `source_fact`)."""
+
+_TAGS_SINCE: Final = (8, 3)
+_MAX_FILE_POSITION: Final = (1 << 32) - 1
+
+
+class ReadableLog(Protocol):
+    """What is needed of `store.log.Log`. Everything must be committed, with no transaction open."""
+
+    @property
+    def state(self) -> LogState:
+        """The sum of the committed entries."""
+
+    @property
+    def first_index(self) -> int:
+        """The oldest entry that is still there."""
+
+    def read(self, index: int) -> Entry:
+        """One entry."""
+
+
+@dataclass(frozen=True, slots=True)
+class Overlap:
+    """The end of the log that a source is asked to repeat. `position`: where in the file it begins, at an event.
+
+    `indexes`: the entries it lies in. `offset`: where it begins in the payload of the first of them. `gtids`: of the
+    transactions that end in them, entry by entry.
+    """
+
+    position: int
+    indexes: tuple[int, ...]
+    offset: int
+    gtids: tuple[bytes, ...]
+
+    def chunks(self, log: ReadableLog) -> Iterator[memoryview]:
+        """The repeated bytes as the log has them: packets, sequence bytes 0."""
+        offset = self.offset
+        for index in self.indexes:
+            yield memoryview(log.read(index).payload)[offset:]
+            offset = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """The file in which the log ends. `format`: its FORMAT_DESCRIPTION event as the log has it, without packet."""
+
+    file: CurrentFile
+    format: bytes
+    overlap: Overlap
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A dump to ask for, and what to expect of it.
+
+    `command`: of the protocol, to be sent. `connect_state`: MariaDB's @slave_connect_state to be set before, None for a
+    dump by position. `position`: where in `held.file` the stream goes on, None if it begins at a file's head.
+    `skips`: the source leaves out transactions that we have (or do not want), so positions may jump forward between
+    transactions. `base`: GTIDs that count as executed although the log does not hold them. `base_in_file`: those that
+    the first file says were before it count as well. `same_source`: as the one that wrote the log's last file.
+    """
+
+    command: bytes
+    connect_state: str | None
+    held: Held | None
+    position: int | None
+    skips: bool
+    same_source: bool
+    base: ExecutedSet | None = None
+    base_in_file: bool = False
+
+
+def held_file(log: ReadableLog) -> Held | None:
+    """What the log holds of its last file, None if it holds no file yet."""
+    state = log.state
+    if state.file is None:
+        return None
+    first = log.read(state.file.start_index)
+    view = memoryview(first.payload)
+    event = bytes(view[EVENT_AT : EVENT_AT - 1 + int.from_bytes(view[:3], "little")])
+    return Held(state.file, event, _overlap(log, state))
+
+
+def _overlap(log: ReadableLog, state: LogState) -> Overlap:
+    """Find the last entry of events, and back to one in which an event begins."""
+    gtids: list[bytes] = []
+    indexes: list[int] = []
+    cancelled = False
+    for index in range(state.index, log.first_index - 1, -1):
+        entry = log.read(index)
+        if entry.kind == Kind.CANCEL:
+            cancelled = True
+        if entry.kind != Kind.DATA:
+            continue
+        if cancelled and not entry.flags & Flag.LAST:  # a fragment of what was cancelled, back to the first of them
+            cancelled = not entry.flags & Flag.FIRST
+            continue
+        cancelled = False
+        indexes.append(index)
+        if entry.meta.gtids:
+            gtids.append(entry.meta.gtids)
+        position = entry.start_pos
+        for i, packet in enumerate(entry.packets.tolist()):
+            at = packet & OFFSET_MASK
+            if packet < CONTINUATION:
+                return Overlap(position, tuple(reversed(indexes)), at, tuple(gtids))
+            end = entry.packets[i + 1] & OFFSET_MASK if i + 1 < len(entry.packets) else len(entry.payload)
+            position += int(end) - at - 4
+    raise AssertionError("a log with a file holds the event that the file begins with")
+
+
+def source_fact(facts: SourceFacts) -> dict[str, str | int]:
+    """What is noted in the log about a source: what a node needs to speak for it, and to know it again."""
+    return {
+        "flavor": facts.flavor.value,
+        "version": facts.version,
+        "identity": facts.identity,
+        "server_id": facts.server_id,
+        "server_uuid": facts.server_uuid,
+    }
+
+
+def known_identity(state: LogState) -> str | None:
+    """The identity of the source that wrote the log's last file, as far as is noted."""
+    fact = state.facts.get(FACT_SOURCE)
+    identity = fact.get("identity") if isinstance(fact, dict) else None
+    return identity if isinstance(identity, str) else None
+
+
+def make_plan(
+    log: ReadableLog,
+    facts: SourceFacts,
+    server_id: int,
+    start: str,
+    *,
+    confirmed: bool,
+) -> Plan:
+    """Decide. `start`: config's source.start. `confirmed`: going by position is possible as far as is known.
+
+    For MySQL that is True until the source says that the file is gone; for MariaDB it is what `is_our_position` found.
+    Refused if this source must not be read from.
+    """
+    held = held_file(log)
+    if facts.flavor is Flavor.MYSQL:
+        return _plan_mysql(log, facts, server_id, start, held, confirmed)
+    return _plan_mariadb(log, facts, server_id, start, held, confirmed)
+
+
+def _plan_mysql(
+    log: ReadableLog, facts: SourceFacts, server_id: int, start: str, held: Held | None, confirmed: bool
+) -> Plan:
+    theirs, purged = facts.executed, facts.purged
+    assert isinstance(theirs, GtidSet)
+    assert isinstance(purged, GtidSet)
+    flags = int(DumpFlag.MYSQL_HEARTBEAT_V2)
+    if facts.number < _TAGS_SINCE:
+        flags |= DumpFlag.MYSQL_SKIP_TAGGED_GTIDS
+    if held is None:
+        if start == "earliest":
+            command = requests.binlog_dump("", FIRST_POSITION, flags, server_id)
+            return Plan(command, None, None, None, skips=False, same_source=True, base=purged, base_in_file=True)
+        try:
+            base = theirs.copy() if start == "current" else GtidSet.parse(start)
+        except BinlogError:
+            raise _unusable_start(start, facts.flavor) from None
+        _refuse_purged(purged - base, base)
+        command = requests.binlog_dump_gtid("", FIRST_POSITION, flags, server_id, base.encode())
+        return Plan(command, None, None, None, skips=True, same_source=True, base=base)
+    ours = log.state.executed
+    assert isinstance(ours, GtidSet)
+    _refuse_lacking(str(ours - theirs - facts.committing))
+    same = known_identity(log.state) == facts.identity
+    if same and confirmed:
+        repeated = GtidSet()
+        for delta in held.overlap.gtids:
+            repeated.apply_delta(delta)
+        command = requests.binlog_dump_gtid(
+            held.file.source_name, held.overlap.position, flags, server_id, (ours - repeated).encode()
+        )
+        return Plan(command, None, held, held.overlap.position, skips=True, same_source=True)
+    _refuse_purged(purged - ours, ours)
+    command = requests.binlog_dump_gtid("", FIRST_POSITION, flags, server_id, ours.encode())
+    return Plan(command, None, held, None, skips=True, same_source=same)
+
+
+def _plan_mariadb(
+    log: ReadableLog, facts: SourceFacts, server_id: int, start: str, held: Held | None, confirmed: bool
+) -> Plan:
+    theirs = facts.executed
+    assert isinstance(theirs, MariadbState)
+    flags = int(DumpFlag.MARIADB_ANNOTATE_ROWS)
+    first_file = requests.binlog_dump("", FIRST_POSITION, flags, server_id)
+    if held is None:
+        try:
+            wanted = theirs.copy() if start == "current" else MariadbState.parse("" if start == "earliest" else start)
+        except BinlogError:
+            raise _unusable_start(start, facts.flavor) from None
+        if not wanted:
+            return Plan(first_file, None, None, None, skips=False, same_source=True, base_in_file=True)
+        return Plan(first_file, str(wanted), None, None, skips=True, same_source=True, base=wanted)
+    ours = log.state.executed
+    assert isinstance(ours, MariadbState)
+    _refuse_lacking(",".join(str(gtid) for gtid in ours.position().values() if not theirs.has(gtid)))
+    same = known_identity(log.state) == facts.identity
+    if same and confirmed:
+        place = held.overlap.position
+        command = requests.binlog_dump(held.file.source_name, place, flags, server_id)
+        return Plan(command, None, held, place, skips=False, same_source=True)
+    return Plan(first_file, str(ours), held, None, skips=True, same_source=same)
+
+
+def position_to_confirm(log: ReadableLog, facts: SourceFacts) -> tuple[str, int] | None:
+    """MariaDB: the place for which BINLOG_GTID_POS should give our position; None if going by position is out."""
+    file = log.state.file
+    if file is None or known_identity(log.state) != facts.identity or file.end_pos > _MAX_FILE_POSITION:
+        return None
+    return file.source_name, file.end_pos
+
+
+def is_our_position(log: ReadableLog, answer: MariadbState | None) -> bool:
+    """Whether the source's GTID position at the end of our file is the one of our log."""
+    ours = log.state.executed
+    return answer is not None and isinstance(ours, MariadbState) and answer.position() == ours.position()
+
+
+def _refuse_purged(missing: GtidSet, ours: GtidSet) -> None:
+    if missing:
+        raise Refused(
+            f"the source has purged binary logs that are needed here: missing are {missing}, the log holds "
+            f"{ours or 'nothing'}. Use a source that still has them, or begin a new log (source.start)",
+            missing=str(missing),
+        )
+
+
+def _refuse_lacking(missing: str) -> None:
+    if missing:
+        raise Diverged(
+            f"the source does not have all that the log holds: it lacks {missing}. It was reset, has lost its newest "
+            "transactions in a crash, or is the wrong server",
+            missing=missing,
+        )
+
+
+def _unusable_start(start: str, flavor: Flavor) -> Refused:
+    return Refused(f"source.start is {start!r}, which is no GTID set of {flavor}, but the source is one")
