@@ -10,7 +10,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from kingbus_node.raft.api import CommitListener, ConsensusClosedError, ConsensusError, ConsensusFailedError
 from kingbus_node.store.entry import Entry, Kind
@@ -25,16 +25,28 @@ _GROUP_BYTES = 16 << 20  # one round takes no more, so that commits keep coming 
 class SingleNode:
     """A `raft.api.Consensus` of one. Owns the writing side of the log while it is open."""
 
-    def __init__(self, log: Log, name: str, *, max_in_flight: int = DEFAULT_IN_FLIGHT) -> None:
+    def __init__(
+        self,
+        log: Log,
+        name: str,
+        *,
+        max_in_flight: int = DEFAULT_IN_FLIGHT,
+        on_sync: Callable[[float], None] | None = None,
+        on_commit: Callable[[float], None] | None = None,
+    ) -> None:
         """Everything that is in the log counts as committed; a transaction that a crash cut is cancelled.
 
-        Begins a new term, so that terms say which run of the node wrote an entry.
+        Begins a new term, so that terms say which run of the node wrote an entry. For metrics, and called in the
+        writer's thread: `on_sync` with the seconds that a sync took, `on_commit` with those from an entry being
+        proposed to its commit.
         """
         self._log = log
         self._name = name
         self._max_in_flight = max_in_flight
         self._changed = threading.Condition()
-        self._queue: deque[Entry] = deque()
+        self._queue: deque[tuple[Entry, float]] = deque()  # with the time of the proposal
+        self._on_sync = on_sync
+        self._on_commit = on_commit
         self._in_flight = 0  # bytes of entries that are proposed and not committed
         self._listeners: list[CommitListener] = []
         self._failure: Exception | None = None
@@ -63,7 +75,8 @@ class SingleNode:
                 self._check()
                 self._changed.wait()
             self._check()
-            self._queue.extend(entries)
+            now = time.monotonic()
+            self._queue.extend((entry, now) for entry in entries)
             self._in_flight += cost
             self._proposed += len(entries)
             self._changed.notify_all()
@@ -134,10 +147,12 @@ class SingleNode:
     def _run(self) -> None:
         try:
             while group := self._next_group():
-                last = self._log.append(group, self._term)
+                last = self._log.append([entry for entry, _ in group], self._term)
+                begun = time.monotonic()
                 self._log.sync()
+                synced = time.monotonic()
                 self._log.commit(last)
-                cost = sum(entry.cost for entry in group)
+                cost = sum(entry.cost for entry, _ in group)
                 with self._changed:
                     self._committed = last
                     self._in_flight -= cost
@@ -145,6 +160,7 @@ class SingleNode:
                     self._changed.notify_all()
                 for listener in listeners:
                     listener(last)
+                self._observe(synced - begun, group)
         except Exception as error:
             logger.exception("the log writer stops")
             with self._changed:
@@ -152,15 +168,23 @@ class SingleNode:
                 self._queue.clear()
                 self._changed.notify_all()
 
-    def _next_group(self) -> list[Entry]:
+    def _observe(self, sync_seconds: float, group: Sequence[tuple[Entry, float]]) -> None:
+        if self._on_sync is not None:
+            self._on_sync(sync_seconds)
+        if self._on_commit is not None:
+            now = time.monotonic()
+            for _, proposed in group:
+                self._on_commit(now - proposed)
+
+    def _next_group(self) -> list[tuple[Entry, float]]:
         """Waits for proposals; nothing when the consensus is closed and all is done."""
         with self._changed:
             while not self._queue and not self._closing:
                 self._changed.wait()
-            group: list[Entry] = []
+            group: list[tuple[Entry, float]] = []
             size = 0
-            while self._queue and (not group or size + self._queue[0].cost <= _GROUP_BYTES):
-                size += self._queue[0].cost
+            while self._queue and (not group or size + self._queue[0][0].cost <= _GROUP_BYTES):
+                size += self._queue[0][0].cost
                 group.append(self._queue.popleft())
             return group
 
