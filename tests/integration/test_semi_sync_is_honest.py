@@ -1,0 +1,86 @@
+"""With semi-sync on, a commit returns to the source's client only when the node has the transaction on disk."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+from servers.chain import Chain
+from servers.fixtures import Pool
+
+from kingbus_node.demo.instance import Options
+from kingbus_node.demo.replication import executed
+from kingbus_node.demo.servers import Flavor
+from kingbus_node.demo.waiting import wait_until
+
+NEVER = 3_600_000  # milliseconds until the source would give up waiting
+ROUNDS = 5
+
+OPTIONS: dict[Flavor, Options] = {
+    Flavor.MYSQL: {
+        "plugin-load-add": "semisync_source.so",
+        "loose-rpl-semi-sync-source-enabled": "ON",
+        "loose-rpl-semi-sync-source-timeout": NEVER,
+        "loose-rpl-semi-sync-source-wait-no-replica": "OFF",
+    },
+    Flavor.MARIADB: {
+        "rpl-semi-sync-master-enabled": "ON",
+        "rpl-semi-sync-master-timeout": NEVER,
+        "rpl-semi-sync-master-wait-no-slave": "OFF",
+        "rpl-semi-sync-master-wait-point": "AFTER_SYNC",
+    },
+}
+
+
+@pytest.fixture
+def synchronous(pool: Pool, flavor: Flavor) -> Chain:
+    """A chain whose source waits for its node, once the node is there, for ever."""
+    chain = Chain.start(pool, flavor, options=OPTIONS[flavor], settings={"source": {"semi_sync": True}})
+    wait_until(lambda: clients(chain) == 1, 30, "the node as semi-sync replica")
+    return chain
+
+
+def variable(chain: Chain, name: str) -> str:
+    word = "source" if chain.source.flavor is Flavor.MYSQL else "master"
+    return str(chain.source.sql(f"SHOW STATUS LIKE 'rpl_semi_sync_{word}_{name}'")[0][1])
+
+
+def clients(chain: Chain) -> int:
+    return int(variable(chain, "clients"))
+
+
+def test_every_commit_is_acknowledged(synchronous: Chain) -> None:
+    synchronous.workload.everything()
+    synchronous.wait_node()
+    assert variable(synchronous, "status") == "ON"
+    assert variable(synchronous, "no_tx") == "0"
+    assert int(variable(synchronous, "yes_tx")) > 0
+
+
+def test_what_a_client_saw_committed_survives_the_loss_of_source_and_node(synchronous: Chain) -> None:
+    """Each round the node is killed the moment after a commit has returned, and started without the source."""
+    for _ in range(ROUNDS):
+        synchronous.workload.small(count=3)
+        synchronous.node.kill()
+        gtids = executed(synchronous.source)
+        synchronous.source.kill()
+        synchronous.node.start()
+        assert synchronous.node.executed() == gtids
+        synchronous.source.start()
+        wait_until(lambda: clients(synchronous) == 1, 30, "the node as semi-sync replica")
+
+
+def test_a_commit_waits_until_the_node_has_it(synchronous: Chain) -> None:
+    source = synchronous.source
+    word = "source_wait_no_replica" if source.flavor is Flavor.MYSQL else "master_wait_no_slave"
+    source.sql(f"SET GLOBAL rpl_semi_sync_{word} = ON")
+    synchronous.node.kill()
+    writer = threading.Thread(target=synchronous.workload.small, args=(1,))
+    writer.start()
+    sessions = f"rpl_semi_sync_{'source' if source.flavor is Flavor.MYSQL else 'master'}_wait_sessions"
+    wait_until(lambda: source.sql(f"SHOW STATUS LIKE '{sessions}'")[0][1] == "1", 30, "a session that waits")
+    assert writer.is_alive()
+    synchronous.node.start()
+    writer.join(30)
+    assert not writer.is_alive()
+    synchronous.wait_node()
