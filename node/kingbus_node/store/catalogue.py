@@ -16,13 +16,17 @@ from __future__ import annotations
 import os
 import struct
 import zlib
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
 from kingbus_node.store.durable import FileHandle, fdatasync, read_at, write_at, write_file
-from kingbus_node.store.entry import MAX_NAME
+from kingbus_node.store.entry import MAX_NAME, Flag, Kind, Meta
 from kingbus_node.store.errors import CorruptLogError
+from kingbus_node.store.segments import Segments
+from kingbus_node.store.state import LogState
 
 CATALOGUE_NAME = "files.cat"
 RECORD_SIZE = 512
@@ -148,3 +152,34 @@ class Catalogue:
     def sync(self) -> None:
         """Makes it durable, which only saves work after a crash."""
         fdatasync(self._file.fd)
+
+
+def files_in(segments: Segments, state: LogState) -> tuple[int, Sequence[FileInfo]]:
+    """The number of the first source file that starts in the segments left, and all of them up to the state's."""
+    files: list[FileInfo] = []
+    end_pos, closed = 0, False
+    index = segments.oldest
+    while index <= state.index:
+        segment = segments.open(segments.containing(index))
+        records = segments.records(segment, index, 4096, state.index)
+        live = (records["kind"] == Kind.DATA) & (records["flags"] & Flag.CANCELLED == 0)
+        for at in np.flatnonzero(live & (records["flags"] & (Flag.FILE_START | Flag.FILE_END) != 0)):
+            record = records[at]
+            if record["flags"] & Flag.FILE_START:
+                if files:
+                    end_pos = int(records[at - 1]["end_pos"]) if at else end_pos
+                    files[-1] = replace(files[-1], end_pos=end_pos, closed=closed)
+                located, _ = next(segments.entries(int(record["index"]), int(record["index"])))
+                names = Meta.decode(located.meta).file
+                if names is None:
+                    raise CorruptLogError(segment.log.path, located.offset, "it starts a source file without naming it")
+                file_id = int(record["file_id"])
+                files.append(
+                    FileInfo(
+                        file_id, names.name, names.source_name, located.header.index, located.header.end_pos, False
+                    )
+                )
+            closed = bool(record["flags"] & Flag.FILE_END)
+        end_pos = int(records[-1]["end_pos"])
+        index += len(records)
+    return (files[0].id if files else state.file_id + 1), files

@@ -1,9 +1,8 @@
 """Reading events in order, in blocks that can be sent as they are.
 
 A block is a run of DATA entries of one source file, their payloads back to back in one buffer: the bytes that a replica
-receives, but for the sequence bytes. One ``preadv`` scatters many entries, payloads into the buffer, everything else
-beside it, so that no payload is copied twice; offsets are gathered with numpy. The work per entry in Python is two
-slices.
+receives, but for the sequence bytes. Entries are read many at a time, payloads to one place and everything else to
+another; offsets are gathered with numpy. The work per entry in Python is two slices.
 """
 
 from __future__ import annotations
@@ -25,7 +24,8 @@ Offsets: TypeAlias = npt.NDArray[np.int64]
 
 _RECORDS_AT_ONCE = 4096
 _IOVECS = 1024
-_SKIPPED_FLAGS = int(Flag.CANCELLED)
+_SMALL = 4096  # bytes of an entry, on average, below which copying is cheaper than reading into many places
+_Read: TypeAlias = tuple[memoryview, npt.NDArray[np.uint32]]  # payloads; headers, metas and packet tables
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,12 +131,12 @@ class Cursor:
                 if records is None:
                     return None
             ahead = records[self._at :]
-            events = (ahead["kind"] == Kind.DATA) & (ahead["flags"] & _SKIPPED_FLAGS == 0) & (ahead["payload_len"] > 0)
+            events = (ahead["kind"] == Kind.DATA) & (ahead["flags"] & Flag.CANCELLED == 0) & (ahead["payload_len"] > 0)
             if not events[0]:
                 skipped = int(np.argmax(events)) if events.any() else len(ahead)
                 self._advance(skipped)
                 continue
-            stop = events & (ahead["flags"] & int(Flag.FILE_START) == 0)
+            stop = events & (ahead["flags"] & Flag.FILE_START == 0)
             stop[0] = True
             count = len(ahead) if stop.all() else int(np.argmin(stop))
             fits = int(
@@ -154,14 +154,18 @@ class Cursor:
         limit = self._watermark.visible_index
         if self._next > limit:
             return None
-        while True:
-            if self._segment is None:
-                self._segment = self._open(self._next)
+        if self._segment is not None:
             records = self._segments.records(self._segment, self._next, _RECORDS_AT_ONCE, limit)
             if len(records):
                 self._records, self._at = records, 0
                 return records
-            self._segment = None  # it has ended: entry _next begins the one behind it
+        # There is none yet, or it has ended and entry _next begins the one behind it.
+        self._segment = self._open(self._next)
+        records = self._segments.records(self._segment, self._next, _RECORDS_AT_ONCE, limit)
+        if not len(records):
+            raise CorruptLogError(self._segment.log.path, self._segment.log.size(), f"entry {self._next} is not in it")
+        self._records, self._at = records, 0
+        return records
 
     def _open(self, index: int) -> Segment:
         if index < self._watermark.first_index:
@@ -179,20 +183,11 @@ class Cursor:
         side_bounds = np.zeros(len(run) + 1, np.int64)
         np.cumsum(payload, out=bounds[1:])
         np.cumsum(side, out=side_bounds[1:])
-        self._reserve(int(bounds[-1]), int(side_bounds[-1]))
-        data_view, side_view = self._buffer.data, self._side.data
-        total = int(bounds[-1] + side_bounds[-1])
-        ends, side_ends = bounds.tolist(), side_bounds.tolist()
-        vectors = [
-            view[a:b]
-            for k in range(len(run))
-            for view, a, b in (
-                (side_view, side_ends[k], side_ends[k + 1]),
-                (data_view, ends[k], ends[k + 1]),
-            )
-        ]
-        _scatter(segment, vectors, int(run[0]["offset"]), total)
-        words = self._side[: side_ends[-1]].view("<u4")
+        offset, total = int(run[0]["offset"]), int(bounds[-1] + side_bounds[-1])
+        if total < _SMALL * len(run):
+            data, words = self._gather(segment, offset, total, bounds, side_bounds)
+        else:
+            data, words = self._spread(segment, offset, total, bounds, side_bounds)
         self._check_headers(segment, run, side_bounds[:-1] >> 2, words)
         counts = run["packet_count"].astype(np.int64)
         first = np.cumsum(counts) - counts
@@ -200,7 +195,29 @@ class Cursor:
         table = words[where]
         packets = (table & OFFSET_MASK) + np.repeat(bounds[:-1], counts)
         self._advance(len(run))
-        return Block(data_view[: ends[-1]], run, bounds, packets, table >= CONTINUATION, 0, True)
+        return Block(data, run, bounds, packets, table >= CONTINUATION, 0, True)
+
+    def _spread(self, segment: Segment, offset: int, total: int, bounds: Offsets, side_bounds: Offsets) -> _Read:
+        """One ``preadv`` puts every part where it belongs: nothing is copied again, but each part costs half a µs."""
+        ends, side_ends = bounds.tolist(), side_bounds.tolist()
+        self._reserve(ends[-1], side_ends[-1])
+        data, side = self._buffer.data, self._side.data
+        vectors: list[memoryview] = []
+        for k in range(len(ends) - 1):
+            vectors += side[side_ends[k] : side_ends[k + 1]], data[ends[k] : ends[k + 1]]
+        _scatter(segment, vectors, offset, total)
+        return data[: ends[-1]], self._side[: side_ends[-1]].view("<u4")
+
+    def _gather(self, segment: Segment, offset: int, total: int, bounds: Offsets, side_bounds: Offsets) -> _Read:
+        """One read, then the parts copied together: for small entries three times as fast as spreading them."""
+        self._reserve(total, 0)
+        everything = self._buffer.data[:total]
+        _scatter(segment, [everything], offset, total)
+        heads = (bounds + side_bounds).tolist()  # where each entry begins, and where the last one ends
+        payloads = (bounds[:-1] + side_bounds[1:]).tolist()
+        side = b"".join(map(everything.__getitem__, map(slice, heads, payloads)))
+        data = bytearray().join(map(everything.__getitem__, map(slice, payloads, heads[1:])))
+        return memoryview(data), np.frombuffer(side, "<u4")
 
     def _check_headers(self, segment: Segment, run: Records, starts: Offsets, words: npt.NDArray[np.uint32]) -> None:
         """What was read are the entries that the index promised. Bodies are not checked: events have their own CRC."""

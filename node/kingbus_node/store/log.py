@@ -16,8 +16,8 @@ import fcntl
 import logging
 import os
 import threading
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
@@ -25,9 +25,9 @@ import numpy as np
 
 from kingbus_node.binlog.constants import Buffer
 from kingbus_node.store import durable
-from kingbus_node.store.catalogue import Catalogue, CatalogueReader, FileInfo
+from kingbus_node.store.catalogue import Catalogue, CatalogueReader, FileInfo, files_in
 from kingbus_node.store.durable import FileHandle, fsync_directory, read_at, write_at, write_file
-from kingbus_node.store.entry import Entry, Flag, Header, Kind, Meta, decode, encode
+from kingbus_node.store.entry import Entry, Header, Kind, Meta, decode, encode
 from kingbus_node.store.errors import (
     CorruptLogError,
     InvalidEntryError,
@@ -48,6 +48,7 @@ from kingbus_node.store.watermark import Watermark
 logger = logging.getLogger(__name__)
 
 DEFAULT_SEGMENT_BYTES = 128 << 20
+SEGMENT_ENTRIES = 32768  # bounds the work of folding a segment, when a slow source makes tiny entries
 LOCK_NAME = "lock"
 
 
@@ -88,7 +89,7 @@ class Log:
         """Use `open`."""
         self._directory = directory
         self._segment_bytes = segment_bytes
-        self._lock_file: FileHandle | None = lock
+        self._lock_file = lock
         self._sync_lock = threading.Lock()  # these three are always taken in this order
         self._append_lock = threading.Lock()
         self._commit_lock = threading.Lock()
@@ -113,7 +114,9 @@ class Log:
         self._active = _open_active(directory, tail.first_index, tail.end)
         self._last_index = self._durable_index = tail.last_index
         self._state = self._segments.state_at(commit_index)
-        self._tail = self._segments.state_at(tail.last_index)
+        self._visible_index = self._state.visible_index
+        self._commit_index = commit_index  # of which all that follows from it was done, unlike of _state.index
+        self._tail = self._state.copy() if commit_index == tail.last_index else self._segments.state_at(tail.last_index)
         self._catalogue = self._open_catalogue()
         self._watermark = Watermark.create(directory)
         self._write_mark(durably=True)
@@ -138,8 +141,13 @@ class Log:
         try:
             fcntl.flock(lock.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
+            lock.close()
             raise LogLockedError(f"another process has the log in {directory} open; stop it first") from None
-        return cls(directory, segment_bytes, lock)
+        try:
+            return cls(directory, segment_bytes, lock)
+        except BaseException:
+            lock.close()
+            raise
 
     def close(self) -> None:
         """Syncs what was appended and lets go of the files. Does not raise for a log that failed before."""
@@ -153,7 +161,7 @@ class Log:
                 with contextlib.suppress(OSError):
                     self._write_mark(durably=True)
             self._watermark.close()
-            self._lock_file = None
+            self._lock_file.close()
 
     # What there is
 
@@ -185,12 +193,12 @@ class Log:
     @property
     def commit_index(self) -> int:
         """The last committed entry."""
-        return self._state.index
+        return self._commit_index
 
     @property
     def visible_index(self) -> int:
         """The last committed entry after which no transaction is open."""
-        return self._state.visible_index
+        return self._visible_index
 
     @property
     def failure(self) -> OSError | None:
@@ -310,7 +318,8 @@ class Log:
                         raise InvalidEntryError(f"expected entry {index}, found entry {source.index}")
                     unsynced = index - 1 - self._durable_index
                     header, head = encode(entry, index, term if source is None else source.term, unsynced)
-                    if pending.end + header.size > self._segment_bytes and self._tail.index >= self._active.first_index:
+                    count = index - self._active.first_index
+                    if count and (pending.end + header.size > self._segment_bytes or count >= SEGMENT_ENTRIES):
                         self._flush(pending)
                         self._roll()
                         pending = _Pending(self._active)
@@ -328,7 +337,7 @@ class Log:
                     os.ftruncate(self._active.log.fd, self._active.end)
                 raise self._failed(error, "appending to the log") from error
             except BaseException:
-                self._cut(before + 1)
+                self._undo(before + 1)
                 raise
             return self._last_index
 
@@ -392,6 +401,7 @@ class Log:
                     self._fold_committed(located)
                     purge = purge or located.header.kind == Kind.PURGE
                 self._watermark.publish(self._state.visible_index, index)
+                self._commit_index, self._visible_index = index, self._state.visible_index
                 self._marks.note_commit(index)
                 if purge:
                     self._drop_before(self._state.first_index)
@@ -412,6 +422,7 @@ class Log:
                 )
             f = state.file
             self._catalogue.put(FileInfo(f.id, f.name, f.source_name, f.start_index, f.end_pos, f.closed))
+            self._catalogue.sync()  # before the mark says that this was committed: opening believes an intact record
 
     def _mark_cancelled(self, first: int, last: int, position: int) -> None:
         """Marks index records as cancelled, in all the segments that entries `first` to `last` are in."""
@@ -424,6 +435,7 @@ class Log:
             mark_cancelled(records, index, last, position)
             file = FileHandle(segment.index.path, os.O_RDWR)
             write_at(file.fd, [records.tobytes()], (index - segment.first_index) * RECORD_SIZE)
+            durable.fdatasync(file.fd)  # before the mark says that the CANCEL was committed: then nobody looks again
             index += len(records)
 
     def truncate_from(self, index: int) -> None:
@@ -439,6 +451,12 @@ class Log:
             except OSError as error:
                 raise self._failed(error, "cutting the log") from error
 
+    def _undo(self, index: int) -> None:
+        try:
+            self._cut(index)
+        except OSError as error:
+            raise self._failed(error, "taking back an append") from error
+
     def _cut(self, index: int) -> None:
         """Makes `index` the next entry to be appended. The append lock is held."""
         if self._active.log.size() > self._active.end:  # an append was interrupted
@@ -450,10 +468,11 @@ class Log:
                 self._durable_index = index - 1
                 # The mark goes back first, durably: it must never claim more than there is.
                 term = self.term_of(index - 1)
-                self._marks.write(Mark(keep, offset, index - 1, term, min(self._state.index, index - 1)), durable=True)
+                self._marks.write(Mark(keep, offset, index - 1, term, min(self._commit_index, index - 1)), durable=True)
             dropped = [first for first in self._segments.firsts if first > keep]
             for first in reversed(dropped):
                 self._unlink(first)
+            self._segments.forget(keep)
             if dropped:
                 fsync_directory(self._directory)
                 self._active = _open_active(self._directory, keep, offset)
@@ -517,7 +536,7 @@ class Log:
             pass
         except CorruptLogError as error:
             logger.warning("making the catalogue of source files again: %s", error)
-        return Catalogue.create(self._directory, *_files_in(self._segments, state))
+        return Catalogue.create(self._directory, *files_in(self._segments, state))
 
     def _write_mark(self, *, durably: bool = False) -> None:
         """Notes how far the log is durable. The append lock is held, or nobody else has the log yet."""
@@ -530,7 +549,7 @@ class Log:
             offset, term = end_of(record), int(record[0]["term"])
         else:
             return  # the segment that was synced has been followed by another one since: that says as much
-        commit_index = min(index, self._state.index)
+        commit_index = min(index, self._commit_index)
         self._marks.write(Mark(active.first_index, offset, index, term, commit_index), durable=durably)
 
     def _check_exists(self, index: int) -> int:
@@ -568,34 +587,3 @@ def _open_active(directory: Path, first_index: int, end: int | None) -> _Active:
     log = FileHandle(log_path(directory, first_index), os.O_RDWR)
     index = FileHandle(index_path(directory, first_index), os.O_RDWR)
     return _Active(first_index, log, index, log.size() if end is None else end)
-
-
-def _files_in(segments: Segments, state: LogState) -> tuple[int, Sequence[FileInfo]]:
-    """The number of the first source file that starts in the segments left, and all of them up to the state's."""
-    files: list[FileInfo] = []
-    end_pos, closed = 0, False
-    index = segments.oldest
-    while index <= state.index:
-        segment = segments.open(segments.containing(index))
-        records = segments.records(segment, index, 4096, state.index)
-        live = (records["kind"] == Kind.DATA) & (records["flags"] & Flag.CANCELLED == 0)
-        for at in np.flatnonzero(live & (records["flags"] & (Flag.FILE_START | Flag.FILE_END) != 0)):
-            record = records[at]
-            if record["flags"] & Flag.FILE_START:
-                if files:
-                    end_pos = int(records[at - 1]["end_pos"]) if at else end_pos
-                    files[-1] = replace(files[-1], end_pos=end_pos, closed=closed)
-                located, _ = next(segments.entries(int(record["index"]), int(record["index"])))
-                names = Meta.decode(located.meta).file
-                if names is None:
-                    raise CorruptLogError(segment.log.path, located.offset, "it starts a source file without naming it")
-                file_id = int(record["file_id"])
-                files.append(
-                    FileInfo(
-                        file_id, names.name, names.source_name, located.header.index, located.header.end_pos, False
-                    )
-                )
-            closed = bool(record["flags"] & Flag.FILE_END)
-        end_pos = int(records[-1]["end_pos"])
-        index += len(records)
-    return (files[0].id if files else state.file_id + 1), files

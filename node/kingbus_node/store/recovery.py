@@ -20,6 +20,7 @@ import logging
 import os
 import zlib
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 from kingbus_node.store.durable import FileHandle, fdatasync, fsync_directory, read_at, write_at
@@ -38,11 +39,15 @@ _BLOCK = 4 << 20
 
 @dataclass(frozen=True, slots=True)
 class Tail:
-    """Where the newest segment ends after recovery: byte `end`, behind entry `last_index`."""
+    """Where the newest segment ends after recovery: byte `end`, behind entry `last_index`.
+
+    `clean`: nothing was behind the mark, so the writer had come to an end of its work there, index included.
+    """
 
     first_index: int
     end: int
     last_index: int
+    clean: bool
 
 
 def remove_leftovers(directory: Path) -> None:
@@ -82,7 +87,7 @@ def recover_tail(directory: Path, mark: Mark | None) -> Tail:
         )
         os.ftruncate(file.fd, end)
     _write_again(file, start, end)
-    return Tail(newest, end, last)
+    return Tail(newest, end, last, start == size)
 
 
 def _verify(file: FileHandle, offset: int, last: int, size: int) -> tuple[int, int, str | None]:
@@ -142,19 +147,18 @@ def _write_again(file: FileHandle, start: int, end: int) -> None:
 def repair_indexes(segments: Segments, tail: Tail, commit_index: int) -> None:
     """Writes the ``.idx`` of every segment that lacks records, and makes sure that the segments follow one another.
 
-    The newest one's index is always written anew (it is not synced while it grows); of the others only the sizes are
-    looked at.
+    Of an older segment's index, which was synced with its segment, only the size and the last record are looked at
+    (`Segments.records` checks what it reads); the newest one's was not, so all of it is.
     """
     firsts = segments.firsts
-    # Newest first: whether a transaction that is open at a segment's end was cancelled stands in the segments behind
-    # it.
-    for first, following in reversed(list(zip(firsts, [*firsts[1:], tail.last_index + 1], strict=True))):
-        path = index_path(segments.directory, first)
-        if first != tail.first_index:
-            if _complete(segments.directory, first, following - first):
-                continue
-            logger.warning("%s is missing or does not fit its segment: making it again from the log", path)
-        file = FileHandle(path, os.O_RDWR | os.O_CREAT)
+    # Newest first: whether a transaction that is open at a segment's end was cancelled stands in the segments behind.
+    for first, following in reversed(list(pairwise([*firsts, tail.last_index + 1]))):
+        newest = first == tail.first_index
+        if (tail.clean or not newest) and _complete(segments.directory, first, following - first, every=newest):
+            continue
+        if not newest:
+            logger.warning("%s is missing or does not fit its segment: making it again", index_path(Path(), first))
+        file = FileHandle(index_path(segments.directory, first), os.O_RDWR | os.O_CREAT)
         segment = segments.open(first)
         records = rebuild_index(segments, segment, min(commit_index, tail.last_index))
         if len(records) != following - first:
@@ -166,14 +170,17 @@ def repair_indexes(segments: Segments, tail: Tail, commit_index: int) -> None:
     fsync_directory(segments.directory)
 
 
-def _complete(directory: Path, first_index: int, count: int) -> bool:
-    """Whether a segment's index has `count` records, the last of which ends where the ``.log`` ends."""
+def _complete(directory: Path, first_index: int, count: int, *, every: bool) -> bool:
+    """Whether a segment's index has `count` records, intact (the last one, or all), that end where the log does."""
     try:
         file = FileHandle(index_path(directory, first_index), os.O_RDONLY)
     except FileNotFoundError:
         return False
     if file.size() != count * RECORD_SIZE:
         return False
-    last = read_records(file, count - 1, 1)
+    if not count:
+        return True
+    looked_at = count if every else 1
+    records = read_records(file, count - looked_at, looked_at)
     size = log_path(directory, first_index).stat().st_size
-    return intact(last, first_index + count - 1) and end_of(last) == size
+    return intact(records, first_index + count - looked_at) and end_of(records) == size

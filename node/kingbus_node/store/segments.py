@@ -101,6 +101,11 @@ class Segments:
             self._firsts.remove(first_index)
             self._opened.pop(first_index, None)
 
+    def forget(self, first_index: int) -> None:
+        """A segment was cut: what is known of its content is not true any more."""
+        with self._lock:
+            self._opened.pop(first_index, None)
+
     def containing(self, index: int) -> int:
         """First index of the segment that holds entry `index`, or would. PurgedError if it is older than all."""
         with self._lock:
@@ -156,6 +161,8 @@ class Segments:
             found = read_records(segment.index, index - segment.first_index, count)
             if intact(found, index) and (len(found) == count or self._ends(segment, index + len(found))):
                 return found
+            if index < self.oldest:
+                raise PurgedError(f"entry {index} was purged: the oldest retained is {self.oldest}")
             logger.warning(
                 "%s is damaged: using the log itself; restarting the node writes it again", segment.index.path
             )

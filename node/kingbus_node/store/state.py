@@ -27,8 +27,10 @@ from kingbus_node.binlog.mariadb import MariadbState
 from kingbus_node.store.entry import WHOLE, Flag, Header, Json, Kind, Meta
 from kingbus_node.store.errors import InvalidEntryError
 
+_DATA_FLAGS = Flag.FIRST | Flag.LAST | Flag.FILE_START | Flag.FILE_END
 FACT_FLAVOR = "flavor"
 FACT_PURGED = "purged"
+FACT_CLUSTER_UUID = "cluster_uuid"  # the server_uuid under which the whole cluster is a server to replicas and source
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +117,8 @@ class LogState:
             )
         if meta.gtids and not flags & Flag.LAST:
             raise InvalidEntryError(f"entry {header.index} counts GTIDs of a transaction that does not end in it")
+        if flags & ~_DATA_FLAGS:
+            raise InvalidEntryError(f"entry {header.index} has the unknown flags {flags:#04x}")
         if flags & (Flag.FILE_START | Flag.FILE_END) and flags & WHOLE != WHOLE:
             raise InvalidEntryError(f"entry {header.index} begins or ends a source file, so it cannot be a fragment")
         executed = self.executed
