@@ -28,6 +28,7 @@ _U64 = Struct("<Q")
 _LOG_POS_AT = 13
 _FLAGS_AT = 17
 _CREATED_AT = HEADER_LENGTH + 52
+_UNTIL_REACHED = 0x10  # bit 28 of a GTID list's number of GTIDs
 
 
 def make_event(
@@ -74,11 +75,21 @@ def heartbeat_event(name: str, position: int, *, server_id: int, version: int, c
     return make_event(EventType.HEARTBEAT_V2, body, server_id=server_id, checksum=checksum, log_pos=position)
 
 
-def gtid_list_event(state: MariadbState, *, server_id: int, checksum: bool, log_pos: int) -> bytes:
-    """The artificial GTID_LIST that tells a MariaDB replica what it was sent past without seeing it."""
+def gtid_list_event(
+    state: MariadbState, *, server_id: int, checksum: bool, log_pos: int, until_reached: bool = False
+) -> bytes:
+    """The artificial GTID_LIST that tells a MariaDB replica what it was sent past without seeing it.
+
+    `until_reached`: the position that START SLAVE UNTIL named is reached, and nothing follows.
+    """
+    body = bytearray(state.encode())
+    if until_reached:
+        body[3] |= _UNTIL_REACHED
+    if not state:
+        body += bytes(2)  # servers make the body at least six bytes, room for the dummy event of an old replica
     return make_event(
         EventType.GTID_LIST,
-        state.encode() if state else bytes(6),  # never less than six bytes of body, as old replicas expect
+        body,
         server_id=server_id,
         checksum=checksum,
         log_pos=log_pos,

@@ -62,7 +62,9 @@ def format_uuid(uuid: bytes) -> str:
 
 def normalize_tag(text: str) -> str:
     """`text` as a tag, in lower case; BinlogError if it is none. "" is no tag."""
-    if text and not _TAG.match(text):
+    if not text:
+        return text
+    if not _TAG.match(text):
         raise BinlogError(
             f"expected a GTID tag (a letter or _, then at most 31 letters, digits or _), found {text[:64]!r}"
         )
@@ -222,7 +224,7 @@ class GtidSet:
         if intervals > (len(view) - at) // 16:
             raise BinlogError(f"expected {intervals} intervals, found the end of the GTID set", at)
         bounds = np.frombuffer(view, dtype="<i8", count=2 * intervals, offset=at)
-        if intervals and (bounds[0] < 1 or (np.diff(bounds) <= 0).any()):
+        if intervals and (bounds[0] < 1 or (bounds[1:] <= bounds[:-1]).any()):
             raise BinlogError("expected GTID intervals in ascending order, with gaps between them", at)
         if intervals:
             self._update((uuid, tag), Intervals.from_sorted(bounds.tolist()))
@@ -246,10 +248,7 @@ class GtidSet:
             return
         if start < 1 or end > MAX_NUMBER + 1:
             raise BinlogError(f"expected GTID numbers in 1 .. 2**63 - 2, found {start} .. {end - 1}")
-        intervals = self._sources.get((uuid, tag))
-        if intervals is None:
-            intervals = self._sources[uuid, normalize_tag(tag)] = Intervals()
-        intervals.add(start, end)
+        self._sources.setdefault((uuid, normalize_tag(tag)), Intervals()).add(start, end)
 
     def add_numbers(self, uuid: bytes, tag: str, numbers: npt.NDArray[np.int64]) -> None:
         """Add GTIDs of one source, numbers in any order, each in 1 .. 2**63 - 2."""
