@@ -153,7 +153,7 @@ class Batcher:
         self._settled: tuple[str, int] | None = None
         self._awaits_base = plan.base_in_file
         self._base: ExecutedSet | None = None
-        self._steady = False
+        self._found = False
         self._counters = counters or Counters()
 
     # What others may see
@@ -166,7 +166,7 @@ class Batcher:
     @property
     def steady(self) -> bool:
         """Whether the source has found its place: new events or a heartbeat have come."""
-        return self._steady
+        return self._found
 
     @property
     def ready(self) -> bool:
@@ -354,7 +354,7 @@ class Batcher:
         part = block.slice(low, high)
         found = self._tracker.feed(block.buffer, part)
         self._skip_to = None
-        self._steady = True
+        self._found = True
         if self._awaits_base and (self._tracker.open or len(found)):
             self._learn_base(executed_set(self._flavor))  # a file that does not begin with what was before it
         cut = block.is_cut(high)
@@ -582,7 +582,7 @@ class Batcher:
 
     def _heartbeat(self, kind: int, log_pos: int, body: memoryview) -> None:
         """Nothing happened for a while, or transactions were skipped up to a position."""
-        self._steady = True
+        self._found = True
         name, position = _heartbeat_v2(body) if kind == EventType.HEARTBEAT_V2 else (bytes(body), log_pos)
         if name == self._file.encode() and position > self._pos:
             self._skip_to = position

@@ -19,9 +19,10 @@ from kingbus_node.store.entry import NO_META, Entry, Kind, Meta, SourceFile
 class Pile:
     """Adjacent packets in the framer's buffer, `buffer[start:end]`, that will be one entry or a part of one.
 
-    `start_pos`, `end_pos`: the same in the source's file, `source_name`. `events`: that begin here; `transactions`: that
-    end here, with their GTIDs in `deltas`. `timestamp`: of the last event. `ack`: the file position of the last event
-    here that the source wants acknowledged. `file`: set if a source file begins here. `file_id`, `flags`: as in `Entry`.
+    `start_pos`, `end_pos`: the same in the source's file, `source_name`. `events`: that begin here; `transactions`:
+    that end here, with their GTIDs in `deltas`. `timestamp`: of the last event. `ack`: the file position of the last
+    event here that the source wants acknowledged. `file`: set if a source file begins here. `file_id`, `flags`: as in
+    `Entry`.
     """
 
     start: int

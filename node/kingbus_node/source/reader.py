@@ -122,7 +122,7 @@ class SourceReader:
         self._heartbeat = heartbeat
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
-        self._stopping = False
+        self._stopping = threading.Event()
         self._stop_signal = Wakeup()
         self._notice = Wakeup()
         self._socket: socket.socket | None = None
@@ -151,20 +151,20 @@ class SourceReader:
         with self._lock:
             if self._thread is not None and self._thread.is_alive():
                 return
-            self._stopping = False
+            self._stopping.clear()
             self._stop_signal.clear()
             self._state = SourceState.CONNECTING
             self._thread = threading.Thread(target=self._run, name="source-reader", daemon=True)
             self._thread.start()
 
     def stop(self, timeout: float = 30.0) -> bool:
-        """End the dump and the thread; whole transactions that were received are proposed before. False after `timeout`.
+        """End the dump and the thread. False if it takes longer than `timeout`: the log does not take what is proposed.
 
-        It takes longer than an instant only while the log does not take what is proposed.
+        Whole transactions that were received are proposed before.
         """
         with self._lock:
             thread = self._thread
-            self._stopping = True
+            self._stopping.set()
             self._stop_signal.set()
             self._notice.set()
             if self._socket is not None:
@@ -221,21 +221,18 @@ class SourceReader:
         backoff = Backoff(self._settings.retry.initial, self._settings.retry.max)
         turn = 0
         try:
-            while not self._stopping:
+            while not self._stopping.is_set():
                 self._endpoint = self._settings.endpoints[turn]
-                began = time.monotonic()
-                events = self._counters.transactions
+                began, connections, transactions = time.monotonic(), self._connections, self._counters.transactions
                 again = self._round()
-                if self._stopping:
-                    break
-                if again:
-                    continue
-                if self._counters.transactions > events or time.monotonic() - began > self._settings.retry.max:
-                    backoff.reset()
-                    turn = 0
-                    self._stop_signal.wait(backoff.next())
+                if again or self._stopping.is_set():
                     continue
                 turn = (turn + 1) % len(self._settings.endpoints)
+                if self._connections > connections:
+                    turn = 0
+                    lasted = time.monotonic() - began > self._settings.retry.max
+                    if lasted or self._counters.transactions > transactions:
+                        backoff.reset()
                 if turn == 0:
                     self._stop_signal.wait(backoff.next())
             self._error = None
@@ -274,7 +271,7 @@ class SourceReader:
 
     def _fail(self, state: SourceState, error: Exception, missing: str | None) -> None:
         text = str(error) or type(error).__name__
-        if self._stopping:
+        if self._stopping.is_set():
             return
         if (state, text) != (self._state, self._error):
             level = logging.WARNING if state is SourceState.CONNECTING else logging.ERROR
@@ -302,7 +299,7 @@ class SourceReader:
     def _opened(self, sock: socket.socket) -> None:
         with self._lock:
             self._socket = sock.dup()
-            if self._stopping:
+            if self._stopping.is_set():
                 raise Stopped("stopped while connecting")
 
     def _settle(self) -> None:
@@ -313,7 +310,7 @@ class SourceReader:
 
     def _wait_committed(self, index: int) -> None:
         while not self._consensus.wait_committed(index, time.monotonic() + 0.5):
-            if self._stopping:
+            if self._stopping.is_set():
                 raise Stopped("stopped while waiting for the log")
 
     def _plan(self, connection: SourceConnection, facts: SourceFacts) -> Plan:
@@ -355,7 +352,7 @@ class SourceReader:
         self._heard = time.monotonic()
         patience = PATIENCE
         while True:
-            if self._stopping:
+            if self._stopping.is_set():
                 raise Stopped("stopped")
             count = self._take(link, framer)
             if count:
@@ -375,8 +372,8 @@ class SourceReader:
             silence = time.monotonic() - self._heard
             if silence >= patience:
                 raise Disconnected(
-                    f"nothing came from the source for {silence:.0f} s, although it was asked to send a heartbeat every "
-                    f"{self._heartbeat:g} s: it hangs, or the network is cut"
+                    f"nothing came from the source for {silence:.0f} s, although it was asked to send a heartbeat "
+                    f"every {self._heartbeat:g} s: it hangs, or the network is cut"
                 )
             link.wait(patience - silence)
 
@@ -440,8 +437,8 @@ class SourceReader:
         """Acknowledge what is committed by now, or was long ago."""
         place = batcher.take_settled()
         while self._pending_acks and self._pending_acks[0][0] <= self._commit_index:
-            _, *last = self._pending_acks.popleft()
-            place = (str(last[0]), int(last[1]))
+            _, file, position = self._pending_acks.popleft()
+            place = (file, position)
         if place is not None:
             link.send(semi_sync_ack(*place))
             self._acks += 1

@@ -31,8 +31,8 @@ def meaning_of(end: SourceEnd, *, by_position: bool) -> SourceError:
             return PositionGone(f"the file in which the log ends is gone at the source: {end}")
         if any(part in text for part in ("position > file size", "impossible position")):
             return Diverged(
-                "the source's file is shorter than what the log holds of it: it lost its newest transactions in a crash, "
-                f"or was reset. It says: {end}",
+                "the source's file is shorter than what the log holds of it: it lost its newest transactions in a "
+                f"crash, or was reset. It says: {end}",
                 code=end.code,
             )
         if any(part in text for part in ("bogus data", "exceeded max_allowed_packet", "truncated in the middle")):
