@@ -1,0 +1,222 @@
+"""One node: its parts put together in order, and taken apart in the opposite one.
+
+Start: configuration, log (recovery is here), consensus, serve processes, source reader, admin API. What fails on the
+way is a ``FatalError`` with one sentence for people, and what was started before it is stopped again.
+
+Stop: the node says that it is not ready, the reader ends at a whole transaction, everything proposed is committed, the
+replicas are let go, the log is synced. A second signal ends the process at once: for the log that is a crash like any
+other, and recovery is made for those.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import FrameType
+
+from kingbus_node import __version__, logs
+from kingbus_node.admin import snapshot
+from kingbus_node.admin.http import AdminError, AdminServer
+from kingbus_node.admin.metrics import Metrics
+from kingbus_node.admin.views import Binlog, Counters, Readiness, Replica, Status
+from kingbus_node.config import Config, ConfigError, load
+from kingbus_node.raft.api import ConsensusError
+from kingbus_node.raft.single import SingleNode
+from kingbus_node.source.checks import Replica as OwnIdentity
+from kingbus_node.source.reader import SourceReader
+from kingbus_node.store.entry import Entry, Kind, Meta
+from kingbus_node.store.errors import StoreError
+from kingbus_node.store.log import Log
+from kingbus_node.store.reader import LogReader
+from kingbus_node.store.state import FACT_CLUSTER_UUID
+
+logger = logging.getLogger(__name__)
+
+_WATCH_SECONDS = 0.5
+_SETTLE_SECONDS = 30.0
+
+
+class FatalError(Exception):
+    """The node cannot run, or cannot go on; the text is for people."""
+
+
+def run(path: Path) -> int:
+    """Run the node that the configuration file describes until it is told to stop. The process's exit code."""
+    try:
+        config = load(path)
+    except ConfigError as error:
+        sys.stderr.write(f"kingbus: {error}\n")
+        return 1
+    logs.configure(config.log.level, config.log.format)
+    logger.info("starting", extra={"node": config.node.name, "version": __version__, "pid": os.getpid()})
+    stop = threading.Event()
+    with _signals_set(stop), _crashes() as crashes:
+        node = Node(config)
+        try:
+            node.start()
+            node.wait(stop, crashes)
+        except FatalError as error:
+            logger.critical("%s", error)
+            return 1
+        finally:
+            node.stop()
+    logger.info("stopped")
+    return 0
+
+
+class Node:
+    """The parts of one node. ``start`` once, ``stop`` once; everything else from any thread."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._undo = contextlib.ExitStack()
+        self._stopping = False
+        self._metrics = Metrics(__version__)
+        self._log: Log
+        self._consensus: SingleNode
+        self._log_reader: LogReader
+        self._source: SourceReader
+        self._admin: AdminServer
+
+    def start(self) -> None:
+        """Start everything, or nothing: ``FatalError``."""
+        try:
+            self._start()
+        except (OSError, StoreError, ConsensusError, AdminError) as error:
+            raise FatalError(str(error)) from error
+
+    def _start(self) -> None:
+        config = self._config
+        if len(config.raft.peers) > 1:
+            raise FatalError(
+                f"raft.peers names {len(config.raft.peers)} members, but this version runs one node alone: leave it out"
+            )
+        directory = config.node.data_dir / "log"
+        try:
+            self._log = Log.open(directory, segment_bytes=config.storage.segment_bytes)
+        except OSError as error:
+            raise FatalError(f"node.data_dir {config.node.data_dir} cannot be used: {error}") from error
+        self._undo.callback(self._log.close)
+        self._consensus = SingleNode(
+            self._log, config.node.name, on_sync=self._metrics.observe_fsync, on_commit=self._metrics.observe_commit
+        )
+        self._undo.callback(self._consensus.close)
+        own = self._identity()
+        self._log_reader = LogReader(directory)
+        self._undo.callback(self._log_reader.close)
+        self._source = SourceReader(config.source, self._log, self._consensus, own)
+        self._consensus.add_commit_listener(self._source.committed)
+        self._admin = AdminServer(config.admin, self, self._metrics)
+        self._metrics.attach(self)
+        self._admin.start()
+        self._undo.callback(self._admin.stop)
+        self._source.start()
+        self._undo.callback(self._source.stop)
+
+    def _identity(self) -> OwnIdentity:
+        """Who this cluster is for its source: the uuid is made once and is a fact of the log from then on."""
+        known = self._log.state.facts.get(FACT_CLUSTER_UUID)
+        if not isinstance(known, str):
+            known = str(uuid.uuid4())
+            made = Entry(Kind.STATE, meta=Meta(json={FACT_CLUSTER_UUID: known}))
+            index = self._consensus.propose([made])
+            if not self._consensus.wait_committed(index, _deadline(_SETTLE_SECONDS)):
+                raise FatalError(f"the log in {self._log.directory} took nothing for {_SETTLE_SECONDS:g} s")
+        return OwnIdentity(self._config.source.server_id, known, port=self._config.serve.listen.port)
+
+    def wait(self, stop: threading.Event, crashes: Sequence[str] = ()) -> None:
+        """Wait until ``stop`` is set. ``FatalError`` when the node cannot go on, or a thread has crashed."""
+        while not stop.wait(_WATCH_SECONDS):
+            if crashes:
+                raise FatalError(f"the thread {crashes[0]} ended by an error that should not be possible (see above)")
+            if self._consensus.failure is not None:
+                raise FatalError(f"nothing can be stored any more: {self._consensus.failure}")
+
+    def stop(self) -> None:
+        """Stop what was started, the last first."""
+        self._stopping = True
+        self._undo.close()
+
+    # What the admin API asks: see admin.views.Node
+
+    def readiness(self) -> Readiness:
+        """Whether replicas should be sent here."""
+        reasons = list(self._not_ready())
+        return Readiness(not reasons, reasons)
+
+    def _not_ready(self) -> Iterator[str]:
+        if self._stopping:
+            yield "the node is stopping"
+        if self._consensus.failure is not None:
+            yield f"nothing can be stored any more: {self._consensus.failure}"
+        if self._log.state.file is None:
+            now = self._source.status()
+            yield f"nothing has come from the source {now.endpoint} yet" + (f": {now.error}" if now.error else "")
+
+    def status(self) -> Status:
+        """All of ``GET /v1/status``."""
+        return snapshot.status(
+            self._config, self._log, self._consensus, self._source, self._replicas(), self.readiness()
+        )
+
+    def counters(self) -> Counters:
+        """The totals behind the metrics."""
+        return snapshot.counters(self._source, {})
+
+    def binlogs(self) -> Sequence[Binlog]:
+        """The files that are served."""
+        return snapshot.binlogs(self._log_reader)
+
+    def kill_replica(self, replica_id: str) -> bool:
+        """End the connection of a replica."""
+        return any(replica.id == replica_id for replica in self._replicas())
+
+    def _replicas(self) -> list[Replica]:
+        return []
+
+
+def _deadline(seconds: float) -> float:
+    return time.monotonic() + seconds
+
+
+@contextlib.contextmanager
+def _signals_set(stop: threading.Event) -> Iterator[None]:
+    """While open, SIGTERM and SIGINT set ``stop``; the second one ends the process at once."""
+
+    def received(number: int, _frame: FrameType | None) -> None:
+        if stop.is_set():
+            os._exit(128 + number)
+        stop.set()
+
+    before = {number: signal.signal(number, received) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def _crashes() -> Iterator[Sequence[str]]:
+    """While open, a thread that ends by an exception is logged, and its name is in the list that this gives."""
+    names: list[str] = []
+
+    def crashed(what: threading.ExceptHookArgs) -> None:
+        name = what.thread.name if what.thread is not None else "?"
+        error = what.exc_value or what.exc_type()
+        logger.critical("the thread %s crashed", name, exc_info=(what.exc_type, error, what.exc_traceback))
+        names.append(name)
+
+    before, threading.excepthook = threading.excepthook, crashed
+    try:
+        yield names
+    finally:
+        threading.excepthook = before
