@@ -16,7 +16,6 @@ without index and term:
 from __future__ import annotations
 
 import logging
-import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
@@ -35,7 +34,8 @@ from kingbus_node.binlog.constants import (
     type_name,
 )
 from kingbus_node.binlog.errors import BinlogError
-from kingbus_node.binlog.executed import ExecutedSet, decode_executed, executed_set
+from kingbus_node.binlog.event import GtidList, Heartbeat, PreviousGtids, Rotate
+from kingbus_node.binlog.executed import ExecutedSet, executed_set
 from kingbus_node.binlog.gtid import GtidSet
 from kingbus_node.binlog.scan import COMPLETE, OFFSET_MASK, Bools, Events, Ints, packet_lengths
 from kingbus_node.binlog.transactions import TransactionTracker
@@ -52,7 +52,6 @@ logger = logging.getLogger(__name__)
 TARGET: Final = 1 << 20
 """Bytes of packets after which an entry is closed at the next end of a transaction, or a transaction is fragmented."""
 
-_U64: Final = struct.Struct("<Q")
 _WRAP: Final = 1 << 32
 _FORMAT_CREATED: Final = slice(HEADER_LENGTH + 52, HEADER_LENGTH + 56)
 _FORMAT_LOG_POS: Final = slice(13, 19)  # with the flags behind it
@@ -506,14 +505,13 @@ class Batcher:
             raise StreamError(f"expected {type_name(kind)} in one packet, found one of {int(events.size[i])} bytes")
         start = int(events.start[i])
         event = memoryview(block.buffer)[start : start + int(events.size[i])]
-        body = event[HEADER_LENGTH : len(event) - CHECKSUM_LENGTH * checked]
         if kind == EventType.ROTATE and (artificial or not log_pos):
-            self._announce(body)
+            self._announce(Rotate.parse(event, checked))
             self._drop(block, i)
         elif kind == EventType.FORMAT_DESCRIPTION:
             self._format(block, i, bytes(event))
         elif kind in (EventType.HEARTBEAT, EventType.HEARTBEAT_V2):
-            self._heartbeat(kind, log_pos, body)
+            self._heartbeat(Heartbeat.parse(event, checked))
             self._drop(block, i)
         elif artificial or (kind == EventType.START_ENCRYPTION and not log_pos):
             self._drop(block, i)
@@ -524,20 +522,16 @@ class Batcher:
             self._closed = True
         else:
             if kind in _BEFORE_FILE and self._awaits_base:
-                self._learn_base(decode_executed(self._flavor, body))
+                self._learn_base(_executed_before(event, checked))
             self._run(block, i, i + 1)
 
-    def _announce(self, body: memoryview) -> None:
+    def _announce(self, rotate: Rotate) -> None:
         """An artificial ROTATE: the name of the file that follows, and where in it the stream goes on."""
-        try:
-            position, name = _U64.unpack_from(body)[0], bytes(body[8:]).decode()
-        except (struct.error, UnicodeDecodeError):
-            raise StreamError("expected a position and a file name in an artificial ROTATE, found neither") from None
-        if not name or not name.isprintable() or "/" in name:
-            raise StreamError(f"expected the name of a binlog file in an artificial ROTATE, found {name!r}")
-        if position < FIRST_POSITION:
-            raise StreamError(f"expected a position in {name} of at least {FIRST_POSITION}, found {position}")
-        self._announced = (name, position)
+        if not rotate.name.isprintable() or "/" in rotate.name:
+            raise StreamError(f"expected the name of a binlog file in an artificial ROTATE, found {rotate.name!r}")
+        if rotate.position < FIRST_POSITION:
+            raise StreamError(f"{rotate.name}: expected a position of at least 4, found {rotate.position}")
+        self._announced = (rotate.name, rotate.position)
 
     def _format(self, block: Block, i: int, event: bytes) -> None:
         """A FORMAT_DESCRIPTION: the head of a file, new or known."""
@@ -580,12 +574,11 @@ class Batcher:
         self._onto_draft(pile)
         self._pos = head
 
-    def _heartbeat(self, kind: int, log_pos: int, body: memoryview) -> None:
+    def _heartbeat(self, heartbeat: Heartbeat) -> None:
         """Nothing happened for a while, or transactions were skipped up to a position."""
         self._found = True
-        name, position = _heartbeat_v2(body) if kind == EventType.HEARTBEAT_V2 else (bytes(body), log_pos)
-        if name == self._file.encode() and position > self._pos:
-            self._skip_to = position
+        if heartbeat.name == self._file and heartbeat.position > self._pos:
+            self._skip_to = heartbeat.position
 
     def _learn_base(self, before: ExecutedSet) -> None:
         """What had been executed before the first file begins: PREVIOUS_GTIDS or GTID_LIST."""
@@ -603,31 +596,8 @@ def _without_changes(event: bytes) -> bytes:
     return bytes(changed)
 
 
-def _heartbeat_v2(body: memoryview) -> tuple[bytes, int]:
-    """File name and position: fields of type u8, length and value, length-encoded; type 0 ends them (as captured)."""
-    name, position, at = b"", 0, 0
-    try:
-        while body[at]:
-            kind = body[at]
-            length, at = _lenenc(body, at + 1)
-            value = body[at : at + length]
-            if kind == 1:
-                name = bytes(value)
-            elif kind == 2:
-                position = _lenenc(value, 0)[0]
-            at += length
-    except IndexError:
-        raise StreamError("expected a heartbeat with a file name and a position, found one that is cut") from None
-    return name, position
-
-
-def _lenenc(data: memoryview, at: int) -> tuple[int, int]:
-    """A length-encoded integer, and where it ends."""
-    first = data[at]
-    if first < 251:
-        return first, at + 1
-    width = {252: 2, 253: 3, 254: 8}.get(first, 0)
-    value = bytes(data[at + 1 : at + 1 + width])
-    if not width or len(value) != width:
-        raise IndexError(at)
-    return int.from_bytes(value, "little"), at + 1 + width
+def _executed_before(event: memoryview, checked: bool) -> ExecutedSet:
+    """What PREVIOUS_GTIDS or GTID_LIST says."""
+    if event[4] == EventType.GTID_LIST:
+        return GtidList.parse(event, checked).state
+    return PreviousGtids.parse(event, checked).gtids
