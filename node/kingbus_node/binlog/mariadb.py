@@ -50,6 +50,11 @@ class MariadbGtid(NamedTuple):
         raise BinlogError(f"expected a MariaDB GTID (domain-server-sequence) like 0-1-5, found {text[:64]!r}")
 
 
+# A server pads an empty GTID_LIST so that it can be replaced by a dummy event, which needs a body of 6 bytes
+# (Gtid_list_log_event::get_data_size in MariaDB's source; captured from 10.11).
+_EMPTY_PADDING = 2
+
+
 class MariadbState:
     """For each domain, the last sequence number of each server, and which of them is the newest. Mutable.
 
@@ -160,9 +165,10 @@ class MariadbState:
         if len(view) < 4:
             raise BinlogError(f"expected a GTID list of at least 4 bytes, found {len(view)}", 0)
         entries: int = _U32.unpack_from(view)[0] & _COUNT_MASK
-        if len(view) != 4 + entries * _ENTRY.size:
+        padding = 0 if entries or len(view) == 4 else _EMPTY_PADDING
+        if len(view) != 4 + entries * _ENTRY.size + padding:
             raise BinlogError(f"expected a GTID list of {entries} GTIDs, found {len(view) - 4} bytes of them", 4)
-        for domain, server, sequence in _ENTRY.iter_unpack(view[4:]):
+        for domain, server, sequence in _ENTRY.iter_unpack(view[4 : 4 + entries * _ENTRY.size]):
             self.update(domain, server, sequence)
 
     def copy(self) -> MariadbState:

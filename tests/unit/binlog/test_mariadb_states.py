@@ -106,6 +106,10 @@ def test_the_captured_list_of_a_file_head() -> None:
     assert MariadbState.decode(b"\x03\0\0\x30" + data[4:]) == state  # the flags are in the upper bits of the count
 
 
+def test_an_empty_list_may_be_padded_as_servers_do() -> None:
+    assert MariadbState.decode(bytes(6)) == MariadbState.decode(bytes(4)) == MariadbState()
+
+
 @pytest.mark.parametrize("data", [b"", b"\0\0\0", b"\1\0\0\0", b"\1\0\0\0" + bytes(15), b"\0\0\0\0x", b"\xff" * 4])
 def test_malformed_lists_are_refused(data: bytes) -> None:
     with pytest.raises(BinlogError):
