@@ -7,8 +7,10 @@ TLS.
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import ssl
+import time
 from collections.abc import Sequence
 from typing import Final
 
@@ -17,6 +19,8 @@ from kingbus_node.wire.packet import PacketAssembler, frame
 _IOV_MAX: Final = 1024
 _CHUNK: Final = 64 * 1024
 _SMALL: Final = 16 * 1024
+_LINGER_SECONDS: Final = 1.0
+_LINGER_BYTES: Final = 1 << 20
 
 Buffer = bytes | bytearray | memoryview
 
@@ -41,6 +45,7 @@ class Channel:
         self._socket = sock
         self._tls: ssl.SSLSocket | None = None
         self._timeout = timeout
+        self._deadline: float | None = None
         self.sequence = 0
         self.sent_bytes = 0
         sock.settimeout(timeout)
@@ -57,6 +62,19 @@ class Channel:
         """Seconds without progress after which reading and sending raise `PeerTimeoutError`."""
         self._timeout = timeout
         self._socket.settimeout(timeout)
+
+    def set_deadline(self, seconds: float | None) -> None:
+        """From now on everything together may take this long (a login); None: no limit any more."""
+        self._deadline = None if seconds is None else time.monotonic() + seconds
+        self._socket.settimeout(self._timeout)
+
+    def _apply_deadline(self) -> None:
+        if self._deadline is None:
+            return
+        left = self._deadline - time.monotonic()
+        if left <= 0:
+            raise PeerTimeoutError("the peer takes too long")
+        self._socket.settimeout(left if self._timeout is None else min(left, self._timeout))
 
     @property
     def tls_version(self) -> str:
@@ -76,6 +94,7 @@ class Channel:
 
         Raises `DisconnectedError` or `PeerTimeoutError`; then part of the data may have gone out.
         """
+        self._apply_deadline()
         try:
             if self._tls is not None:
                 self._send_tls(buffers)
@@ -150,6 +169,7 @@ class Channel:
                 return payload
 
     def _recv(self, size: int) -> bytes:
+        self._apply_deadline()
         try:
             data = self._socket.recv(size)
         except TimeoutError:
@@ -182,6 +202,7 @@ class Channel:
 
     def start_tls(self, context: ssl.SSLContext) -> None:
         """Become a TLS server on this connection (after an SSLRequest)."""
+        self._apply_deadline()
         try:
             self._tls = context.wrap_socket(self._socket, server_side=True)
         except TimeoutError:
@@ -192,11 +213,31 @@ class Channel:
 
     def abort(self) -> None:
         """Cut the connection, from any thread: the thread that uses the channel gets `DisconnectedError`."""
-        try:
+        with contextlib.suppress(OSError):  # it is closed already
             socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
-        except OSError:
-            return  # it is closed or was never connected: what we want already
 
     def close(self) -> None:
         """Close the connection. May be called twice."""
+        if self._tls is not None and self._tls.fileno() >= 0:
+            try:
+                self._tls.settimeout(0)
+                self._tls.unwrap()  # tells the peer that nothing is missing; its answer is not waited for
+            except (OSError, ValueError):
+                pass  # it is gone, or has not answered: either way the connection ends now
+        self._socket.close()
+
+    def close_after_error(self) -> None:
+        """Close so that the peer still reads what was sent last: a socket closed with unread input would reset it."""
+        try:
+            socket.socket.shutdown(self._socket, socket.SHUT_WR)
+            socket.socket.settimeout(self._socket, _LINGER_SECONDS)
+            ends = time.monotonic() + _LINGER_SECONDS
+            taken = 0
+            while taken < _LINGER_BYTES and time.monotonic() < ends:
+                data = socket.socket.recv(self._socket, _CHUNK)
+                if not data:
+                    break
+                taken += len(data)
+        except (OSError, ValueError):
+            pass  # whatever goes wrong while waiting for the peer to leave: it has left
         self._socket.close()

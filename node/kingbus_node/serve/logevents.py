@@ -1,0 +1,165 @@
+"""Single events of the log, for people and for tools: SHOW BINLOG EVENTS, and MariaDB's BINLOG_GTID_POS.
+
+Names and descriptions of events are those that the servers print (captured from MySQL 9.7.4 and MariaDB 10.11.19).
+"""
+
+from __future__ import annotations
+
+import struct
+from bisect import bisect_right
+from collections.abc import Iterator
+from contextlib import closing
+from typing import Final
+
+import numpy as np
+
+from kingbus_node.binlog.constants import ChecksumAlgorithm, EventType, MariadbGtidFlag
+from kingbus_node.binlog.errors import BinlogError
+from kingbus_node.binlog.event import (
+    AnnotateRows,
+    BinlogCheckpoint,
+    FormatDescription,
+    Gtid,
+    GtidList,
+    MariadbGtidEvent,
+    PreviousGtids,
+    Query,
+    Rotate,
+    Xid,
+)
+from kingbus_node.binlog.gtid import format_uuid
+from kingbus_node.binlog.mariadb import MariadbState
+from kingbus_node.serve.blockview import BlockView
+from kingbus_node.serve.view import LogEvent
+from kingbus_node.store.catalogue import FileInfo
+from kingbus_node.store.reader import LogReader
+
+_BLOCK: Final = 256 * 1024
+_MAX_DESCRIBED: Final = 64 * 1024
+_HEADER: Final = struct.Struct("<IBIIIH")
+_TABLE_ID: Final = 6
+_NAMES: Final = {
+    EventType.FORMAT_DESCRIPTION: "Format_desc",
+    EventType.TRANSACTION_PAYLOAD: "Transaction_payload",
+    EventType.GTID_TAGGED: "Gtid_tagged_log_event",
+    EventType.MARIADB_GTID: "Gtid",
+    EventType.GTID_LIST: "Gtid_list",
+    EventType.WRITE_ROWS_V1: "Write_rows_v1",
+    EventType.UPDATE_ROWS_V1: "Update_rows_v1",
+    EventType.DELETE_ROWS_V1: "Delete_rows_v1",
+    EventType.ROWS_QUERY: "Rows_query",
+    EventType.XA_PREPARE: "XA_prepare",
+}
+
+
+def file_checksum(reader: LogReader, info: FileInfo) -> bool:
+    """Whether the events of a source file have checksums, as its FORMAT_DESCRIPTION says."""
+    with closing(reader.cursor(info.start_index)) as cursor:
+        block = cursor.read(65536)
+    if block is None:
+        return False
+    return FormatDescription.parse(BlockView.of(block).event(0)).checksum is ChecksumAlgorithm.CRC32
+
+
+def position_at(reader: LogReader, info: FileInfo, position: int) -> MariadbState:
+    """The GTID position of MariaDB at a place in a source file. Errors: those of `LogReader.locate`."""
+    reader.locate(info.id, position)
+    before = reader.executed_at_file_start(info.id)
+    state = before.copy() if isinstance(before, MariadbState) else MariadbState()
+    checksum = file_checksum(reader, info)
+    with closing(reader.cursor(info.start_index)) as cursor:
+        while (block := cursor.read(_BLOCK)) is not None and block.file_id == info.id:
+            view = BlockView.of(block)
+            count = bisect_right(range(len(view)), position, key=view.end_position)
+            rows = np.flatnonzero(view.types[:count] == EventType.MARIADB_GTID)
+            if len(rows):
+                state.apply_delta(view.mariadb_groups(rows, checksum).executed().encode())
+            if count < len(view):
+                break
+    return state
+
+
+def events_of(reader: LogReader, info: FileInfo, position: int) -> Iterator[LogEvent]:
+    """The events of one source file from `position` on. Errors: those of `LogReader.locate`, `CorruptLogError`."""
+    index, offset = reader.locate(info.id, position)
+    checksum = file_checksum(reader, info)
+    with closing(reader.cursor(index, offset)) as cursor:
+        while (block := cursor.read(_BLOCK)) is not None and block.file_id == info.id:
+            view = BlockView.of(block)
+            for row in range(len(view)):
+                yield _event(view, row, info.name, checksum)
+
+
+def _event(view: BlockView, row: int, file: str, checksum: bool) -> LogEvent:
+    event = view.event(row)
+    _, kind, server_id, size, _, _ = _HEADER.unpack_from(event)
+    end = view.end_position(row)
+    info = ""
+    if size <= _MAX_DESCRIBED and len(event) == size:
+        try:
+            info = _describe(kind, event, checksum)
+        except BinlogError as problem:
+            info = f"({problem})"
+    return LogEvent(file, end - size, _name(kind), server_id, end, info)
+
+
+def _name(kind: int) -> str:
+    try:
+        known = EventType(kind)
+    except ValueError:
+        return "Unknown"
+    return _NAMES.get(known, known.name.capitalize())
+
+
+def _describe(kind: int, event: bytes, checksum: bool) -> str:
+    match kind:
+        case EventType.FORMAT_DESCRIPTION:
+            return f"Server ver: {FormatDescription.parse(event).server_version}, Binlog ver: 4"
+        case EventType.ROTATE:
+            rotate = Rotate.parse(event, checksum)
+            return f"{rotate.name};pos={rotate.position}"
+        case EventType.PREVIOUS_GTIDS:
+            return PreviousGtids.parse(event, checksum).gtids.format(",\n")
+        case EventType.GTID | EventType.GTID_TAGGED:
+            gtid = Gtid.parse(event, checksum)
+            tag = f":{gtid.tag}" if gtid.tag else ""
+            return f"SET @@SESSION.GTID_NEXT= '{format_uuid(gtid.uuid)}{tag}:{gtid.number}'"
+        case EventType.ANONYMOUS_GTID:
+            return "SET @@SESSION.GTID_NEXT= 'ANONYMOUS'"
+        case EventType.MARIADB_GTID:
+            maria = MariadbGtidEvent.parse(event, checksum)
+            return f"{'' if maria.flags & MariadbGtidFlag.STANDALONE else 'BEGIN '}GTID {maria.gtid}"
+        case EventType.GTID_LIST:
+            return f"[{GtidList.parse(event, checksum).state.to_json()}]"
+        case EventType.BINLOG_CHECKPOINT:
+            return BinlogCheckpoint.parse(event, checksum).name
+        case EventType.QUERY | EventType.QUERY_COMPRESSED:
+            query = Query.parse(event, checksum)
+            statement = query.statement.decode("utf-8", "replace")
+            begins = statement.upper() in ("BEGIN", "COMMIT", "ROLLBACK")
+            return statement if begins or not query.schema else f"use `{query.schema}`; {statement}"
+        case EventType.ANNOTATE_ROWS:
+            return AnnotateRows.parse(event, checksum).statement.decode("utf-8", "replace")
+        case EventType.XID:
+            return f"COMMIT /* xid={Xid.parse(event, checksum).xid} */"
+        case EventType.TABLE_MAP:
+            return _table_map(event)
+        case _ if "ROWS" in _name(kind).upper() and kind != EventType.ROWS_QUERY:
+            return f"table_id: {int.from_bytes(event[_HEADER.size : _HEADER.size + _TABLE_ID], 'little')}"
+        case _:
+            return ""
+
+
+def _table_map(event: bytes) -> str:
+    """``table_id: 90 (schema.table)``. Post-header: table id of 6 bytes, flags u16; then two names: length u8, text,
+    NUL.
+    """
+    at = _HEADER.size
+    table_id = int.from_bytes(event[at : at + _TABLE_ID], "little")
+    at += _TABLE_ID + 2
+    names: list[str] = []
+    for _ in range(2):
+        length = event[at] if at < len(event) else 0
+        names.append(event[at + 1 : at + 1 + length].decode("utf-8", "replace"))
+        at += length + 2
+    return f"table_id: {table_id} ({names[0]}.{names[1]})"

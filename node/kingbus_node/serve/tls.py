@@ -1,0 +1,85 @@
+"""The TLS context for replicas' connections, loaded again when its files change (a renewed certificate needs no
+restart).
+"""
+
+from __future__ import annotations
+
+import logging
+import ssl
+import threading
+import time
+from pathlib import Path
+from typing import Final
+
+_log = logging.getLogger(__name__)
+_CHECK_SECONDS: Final = 1.0
+
+
+class TlsError(Exception):
+    """The certificate, key or CA cannot be used; the text names the file and never shows what is in it."""
+
+
+class TlsContext:
+    """Gives the context for a new connection. Thread-safe.
+
+    ca: whose certificates clients may present; one that is presented must then be valid, none need be.
+    """
+
+    def __init__(self, certificate: Path, key: Path, ca: Path | None) -> None:
+        """Loads the files. Raises `TlsError`."""
+        self._files = (certificate, key) if ca is None else (certificate, key, ca)
+        self._lock = threading.Lock()
+        self._seen = self._signature()
+        self._checked = time.monotonic()
+        self._context = self._load()
+
+    def get(self) -> ssl.SSLContext:
+        """The context of now. When changed files cannot be used, the old context stays, and the log says so."""
+        with self._lock:
+            now = time.monotonic()
+            if now - self._checked >= _CHECK_SECONDS:
+                self._checked = now
+                signature = self._signature()
+                if signature != self._seen:
+                    self._seen = signature
+                    try:
+                        self._context = self._load()
+                    except TlsError as problem:
+                        _log.error("the certificate stays as it was: %s", problem)
+                    else:
+                        _log.info("loaded the certificate again from %s", self._files[0])
+            return self._context
+
+    def _signature(self) -> tuple[object, ...]:
+        found: list[object] = []
+        for file in self._files:
+            try:
+                stat = file.stat()
+            except OSError:
+                found.append(None)
+            else:
+                found.append((stat.st_ino, stat.st_size, stat.st_mtime_ns))
+        return tuple(found)
+
+    def _load(self) -> ssl.SSLContext:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        certificate, key = self._files[:2]
+        try:
+            context.load_cert_chain(certificate, key, password=_no_passphrase)
+        except (OSError, ValueError) as problem:
+            raise TlsError(
+                f"{certificate} and {key}: expected a certificate and its private key in PEM: {problem}"
+            ) from problem
+        if len(self._files) == 3:
+            try:
+                context.load_verify_locations(self._files[2])
+            except (OSError, ValueError) as problem:
+                raise TlsError(f"{self._files[2]}: expected CA certificates in PEM: {problem}") from problem
+            context.verify_mode = ssl.CERT_OPTIONAL
+        return context
+
+
+def _no_passphrase() -> str:
+    """OpenSSL would ask for it on the terminal."""
+    raise ValueError("the private key has a passphrase, which a server cannot be asked for")

@@ -1,0 +1,204 @@
+"""Who may log in: the users file.
+
+A YAML list. Each item names a `user` and one of
+
+- `password`: in the file itself,
+- `password_file`: the name of a file that holds only the password (relative to the users file; a line end at its end
+  is not part of it), as a mounted Secret does,
+- `auth_string`: what the server stored: ``*`` and 40 hexadecimal digits for mysql_native_password, ``$A$005$...`` for
+  caching_sha2_password, as SELECT authentication_string FROM mysql.user prints it; or, because that salt holds
+  unprintable bytes, ``0x`` and hexadecimal digits as SHOW CREATE USER prints it with print_identified_with_as_hex,
+
+and optionally `plugins`, the preferred one first; without it a password may prove itself by caching_sha2_password or
+mysql_native_password, an auth_string by its own plugin. Passwords are only kept as the hashes that logins are checked
+against. The files are read again when one of them changes; a mistake then leaves the old users in force, and is logged.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+import yaml
+
+from kingbus_node.wire.auth import Account, Plugin, Sha2Stored, native_hash, sha2_digest
+
+_log = logging.getLogger(__name__)
+
+_CHECK_SECONDS: Final = 1.0
+_MAX_FILE: Final = 1 << 20
+_MAX_USER_CHARACTERS: Final = 80  # MariaDB's limit; MySQL's is 32
+_MAX_PASSWORD_BYTES: Final = 255
+_KEYS: Final = frozenset(("user", "password", "password_file", "auth_string", "plugins"))
+_PROOFS: Final = ("password", "password_file", "auth_string")
+_BOTH: Final = (Plugin.CACHING_SHA2, Plugin.NATIVE)
+
+
+class UsersError(Exception):
+    """The users file cannot be used. The text is for people, and holds no secret."""
+
+
+def _read(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            data = file.read(_MAX_FILE + 1)
+    except OSError as problem:
+        raise UsersError(f"{path}: cannot be read: {problem.strerror}") from problem
+    if len(data) > _MAX_FILE:
+        raise UsersError(f"{path}: expected at most {_MAX_FILE} bytes")
+    return data
+
+
+def load_users(path: Path) -> tuple[dict[str, Account], tuple[Path, ...]]:
+    """Read the users file. Returns the accounts by user name, and the files that were read. Raises `UsersError`."""
+    try:
+        document = yaml.safe_load(_read(path).decode("utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as problem:
+        mark = getattr(problem, "problem_mark", None)  # the text around it may be a password: only say where
+        where = f" (line {mark.line + 1})" if mark is not None else ""
+        raise UsersError(f"{path}: expected YAML in UTF-8{where}") from None
+    if document is None:
+        document = []
+    if not isinstance(document, list):
+        raise UsersError(f"{path}: expected a list of users, found {_kind(document)}")
+    accounts: dict[str, Account] = {}
+    files = [path]
+    for number, item in enumerate(document):
+        where = f"{path}: [{number}]"
+        account, extra = _account(where, item, path.parent)
+        if account.user in accounts:
+            raise UsersError(f"{where}.user: {account.user!r} is there twice: expected each user once")
+        accounts[account.user] = account
+        files += extra
+    return accounts, tuple(files)
+
+
+def _kind(value: object) -> str:
+    return {dict: "a mapping", list: "a list", str: "a text", type(None): "nothing"}.get(type(value), "a number")
+
+
+def _account(where: str, item: object, folder: Path) -> tuple[Account, list[Path]]:
+    if not isinstance(item, Mapping):
+        raise UsersError(f"{where}: expected a mapping with user and password, found {_kind(item)}")
+    for key in item:
+        if key not in _KEYS:
+            raise UsersError(f"{where}: unknown key {key!r}: expected {', '.join(sorted(_KEYS))}")
+    user = item.get("user")
+    if not isinstance(user, str) or not 1 <= len(user) <= _MAX_USER_CHARACTERS:
+        raise UsersError(
+            f"{where}.user: expected a name of 1 to {_MAX_USER_CHARACTERS} characters, found {_kind(user)}"
+        )
+    given = [name for name in _PROOFS if item.get(name) is not None]
+    if len(given) != 1:
+        found = " and ".join(given) or "none"
+        raise UsersError(f"{where} ({user}): expected one of {', '.join(_PROOFS)}, found {found}")
+    proof = item[given[0]]
+    if not isinstance(proof, str):
+        raise UsersError(f"{where}.{given[0]} ({user}): expected a text (put it in quotes), found {_kind(proof)}")
+    plugins = _plugins(where, user, item.get("plugins"))
+    if given[0] == "auth_string":
+        return _stored(where, user, proof, plugins), []
+    if given[0] == "password":
+        return _with_password(where, user, proof.encode("utf-8"), plugins), []
+    file = folder / proof
+    return _with_password(where, user, _read(file).rstrip(b"\r\n"), plugins), [file]
+
+
+def _plugins(where: str, user: str, given: object) -> tuple[Plugin, ...] | None:
+    if given is None:
+        return None
+    names = [str(plugin) for plugin in Plugin]
+    if not isinstance(given, list) or not given or any(name not in names for name in given):
+        raise UsersError(f"{where}.plugins ({user}): expected a list of {' and '.join(names)}")
+    return tuple(dict.fromkeys(Plugin(name) for name in given))
+
+
+def _with_password(where: str, user: str, password: bytes, plugins: tuple[Plugin, ...] | None) -> Account:
+    if len(password) > _MAX_PASSWORD_BYTES or b"\0" in password:
+        raise UsersError(
+            f"{where} ({user}): expected a password of at most {_MAX_PASSWORD_BYTES} bytes, none of them NUL"
+        )
+    return Account(
+        user,
+        plugins or _BOTH,
+        native=native_hash(password) if password else None,
+        sha2=sha2_digest(password) if password else None,
+        empty=not password,
+    )
+
+
+def _stored(where: str, user: str, text: str, plugins: tuple[Plugin, ...] | None) -> Account:
+    problem = UsersError(
+        f"{where}.auth_string ({user}): expected * and 40 hexadecimal digits (mysql_native_password) or $A$005$ and 63 "
+        "bytes (caching_sha2_password), as they are or as 0x and hexadecimal digits"
+    )
+    try:
+        raw = bytes.fromhex(text[2:]) if text.startswith("0x") else text.encode("utf-8")
+        if raw.startswith(b"*"):
+            native = bytes.fromhex(raw[1:].decode("ascii"))
+            if len(native) != 20:
+                raise problem
+            account = Account(user, (Plugin.NATIVE,), native=native)
+        else:
+            account = Account(user, (Plugin.CACHING_SHA2,), sha2_stored=Sha2Stored.parse(raw))
+    except ValueError:
+        raise problem from None
+    if plugins is not None and plugins != account.plugins:
+        raise UsersError(f"{where}.plugins ({user}): this auth_string is for {account.plugins[0]} only")
+    return account
+
+
+class Users:
+    """The accounts, kept up to date with their files. Thread-safe."""
+
+    def __init__(self, path: Path) -> None:
+        """Reads the file. Raises `UsersError`."""
+        self._path = path
+        self._lock = threading.Lock()
+        self._accounts, self._files = load_users(path)
+        self._seen = self._signature()
+        self._checked = time.monotonic()
+
+    def find(self, user: str) -> Account | None:
+        """The account of this name, None when there is none."""
+        with self._lock:
+            self._refresh()
+            return self._accounts.get(user)
+
+    def _signature(self) -> tuple[object, ...]:
+        found: list[object] = []
+        for file in self._files:
+            try:
+                stat = file.stat()
+            except OSError:
+                found.append(None)
+            else:
+                found.append((stat.st_ino, stat.st_size, stat.st_mtime_ns))
+        return tuple(found)
+
+    def _refresh(self) -> None:
+        """Read the files again if one has changed; at most once a second."""
+        now = time.monotonic()
+        if now - self._checked < _CHECK_SECONDS:
+            return
+        self._checked = now
+        signature = self._signature()
+        if signature == self._seen:
+            return
+        self._seen = signature
+        try:
+            accounts, self._files = load_users(self._path)
+        except UsersError as problem:
+            _log.error("the users stay as they were: %s", problem)
+            return
+        for user, account in accounts.items():
+            old = self._accounts.get(user)
+            if old is not None and old.sha2_stored == account.sha2_stored and account.sha2 is None:
+                account.sha2 = old.sha2  # what full authentication has proven stays proven
+        self._accounts = accounts
+        self._seen = self._signature()
+        _log.info("read %d users from %s", len(accounts), self._path)

@@ -1,0 +1,125 @@
+"""What SQL answers are made of: the log's state as a server would tell it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class LogFile:
+    """A binlog file as SHOW BINARY LOGS lists it. size: committed bytes."""
+
+    name: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class LogEvent:
+    """An event as SHOW BINLOG EVENTS lists it."""
+
+    file: str
+    position: int
+    type_name: str
+    server_id: int
+    end_position: int
+    info: str
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectedReplica:
+    """A dump as SHOW REPLICAS and SHOW PROCESSLIST list it; from any worker of this node."""
+
+    connection_id: int
+    server_id: int
+    host: str
+    port: int
+    uuid: str
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """A connection as SHOW PROCESSLIST lists it. seconds: in its present state."""
+
+    connection_id: int
+    user: str
+    host: str
+    database: str | None
+    command: str
+    seconds: int
+    state: str
+    info: str | None
+
+
+class ServerView(Protocol):
+    """The server that a node is for its clients. Every property is that of now; any thread may ask.
+
+    mariadb: the flavour. version: the source's, without prefixes. server_uuid: the cluster's own (MySQL).
+    server_id: the node's, from its configuration. checksum: CRC32 or NONE, as @@binlog_checksum.
+    """
+
+    @property
+    def mariadb(self) -> bool: ...
+    @property
+    def version(self) -> str: ...
+    @property
+    def server_uuid(self) -> str: ...
+    @property
+    def server_id(self) -> int: ...
+    @property
+    def port(self) -> int: ...
+    @property
+    def hostname(self) -> str: ...
+    @property
+    def checksum(self) -> str: ...
+    @property
+    def tls_required(self) -> bool: ...
+
+    def executed(self) -> str:
+        """The executed GTIDs as the flavour prints them: a set, or MariaDB's position."""
+        ...
+
+    def binlog_state(self) -> str:
+        """MariaDB's @@gtid_binlog_state: all of its GTIDs; the same as `executed` for MySQL."""
+        ...
+
+    def purged(self) -> str:
+        """MySQL's @@gtid_purged."""
+        ...
+
+    def log_files(self) -> Iterable[LogFile]:
+        """The retained files, the oldest first."""
+        ...
+
+    def current_file(self) -> LogFile | None:
+        """The newest file, up to its committed end."""
+        ...
+
+    def gtid_position_at(self, file: str, position: int) -> str | None:
+        """MariaDB's BINLOG_GTID_POS: the GTID position at a place in a file; None (NULL) if there is no such place."""
+        ...
+
+    def events(self, file: str | None, position: int, offset: int, count: int | None) -> Iterable[LogEvent]:
+        """SHOW BINLOG EVENTS from `position` of `file` (None: the oldest): `count` (None: all) behind `offset` ones."""
+        ...
+
+
+class Neighbours(Protocol):
+    """What other connections there are, in all workers of this node."""
+
+    def replicas(self) -> Sequence[ConnectedReplica]:
+        """The dumps."""
+        ...
+
+    def processes(self) -> Sequence[Process]:
+        """All connections."""
+        ...
+
+    def kill(self, connection_id: int) -> bool:
+        """End a connection; False when there is none of that id."""
+        ...
+
+    def source_status(self) -> dict[str, str | int | None]:
+        """What SHOW REPLICA STATUS says of the cluster as a replica of its source; {} when there is nothing to say."""
+        ...
