@@ -12,11 +12,11 @@ import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
 
 import yaml
 
-from kingbus_node.demo.instance import REPLICATION_PASSWORD, REPLICATION_USER, Server, free_port
+from kingbus_node.demo.instance import REPLICATION_PASSWORD, REPLICATION_USER, free_port
 from kingbus_node.demo.waiting import wait_until
 
 __all__ = ["NodeFailed", "NodeProcess", "Settings"]
@@ -25,6 +25,13 @@ Settings = Mapping[str, Mapping[str, object]]
 """Configuration by section, laid over the default one key by key."""
 
 _TAIL_BYTES = 4_000
+
+
+class Listening(Protocol):
+    """What a node needs to know of its source: a server on loopback."""
+
+    @property
+    def port(self) -> int: ...
 
 
 class NodeFailed(Exception):
@@ -38,7 +45,9 @@ class NodeProcess:
     ``REPLICATION_USER``, as they would on the source.
     """
 
-    def __init__(self, source: Server, folder: Path, *, name: str = "node-1", settings: Settings | None = None) -> None:
+    def __init__(
+        self, source: Listening, folder: Path, *, name: str = "node-1", settings: Settings | None = None
+    ) -> None:
         """``folder`` need not exist."""
         self.name = name
         self.folder = folder
@@ -151,12 +160,12 @@ class NodeProcess:
         gtid = self.status()["gtid"]
         return str(gtid["executed"] or "").replace("\n", "") if isinstance(gtid, dict) else ""
 
-    def stop(self, timeout: float = 20.0) -> None:
-        """SIGTERM, and ``NodeFailed`` unless the node ends with code 0 in time."""
+    def stop(self, timeout: float = 20.0, number: signal.Signals = signal.SIGTERM) -> None:
+        """Send the signal, and ``NodeFailed`` unless the node ends with code 0 in time."""
         process = self._process
         if process is None:
             return
-        process.send_signal(signal.SIGTERM)
+        process.send_signal(number)
         try:
             code = process.wait(timeout)
         except subprocess.TimeoutExpired:
