@@ -14,10 +14,10 @@ from kingbus_node.serve.view import LogEvent, LogFile
 from kingbus_node.store.catalogue import FileInfo
 from kingbus_node.store.errors import PositionInsideEventError, PositionPastEndError, StoreError
 from kingbus_node.store.reader import LogReader
+from kingbus_node.store.state import FACT_CLUSTER_UUID
 from kingbus_node.wire.errors import ErrorCode, MySQLError, error
 
 FACT_SOURCE = "source"
-FACT_CLUSTER_UUID = "cluster_uuid"
 _UNKNOWN_VERSION = {False: "8.0.0-kingbus", True: "10.11.0-MariaDB-kingbus"}
 
 

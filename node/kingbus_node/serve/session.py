@@ -93,6 +93,7 @@ class Server:
     unready: Callable[[], str | None]
     dump: Callable[[DumpRequest, SessionFacts, Channel], None]
     timeouts: Timeouts
+    on_login: Callable[[SessionFacts, str | None], None]
 
 
 class _QuitError(Exception):
@@ -225,7 +226,8 @@ class Session:
         login = self._login(response.user, plugin)
         self._authenticate(login, login.begin(response.plugin, response.auth_data), response.user)
         self._channel.set_deadline(None)
-        self._channel.send_packet(ok_packet(status=self._status))
+        self._server.on_login(self.facts, self._sql.database)
+        self._ok()
 
     def _receive_response(self, offered: Capability) -> TlsRequest | HandshakeResponse:
         return parse_handshake(self._channel.recv_packet(MAX_HANDSHAKE), offered)
@@ -376,6 +378,7 @@ class Session:
         self._sql.database = request.database
         if request.attributes:
             self.facts.attributes = request.attributes
+        self._server.on_login(self.facts, self._sql.database)
         self._ok()
 
     def _dump(self, request: DumpRequest) -> None:

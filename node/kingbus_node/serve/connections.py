@@ -1,0 +1,227 @@
+"""The supervisor's table of all connections of a node: which worker has which, who streams, and how far.
+
+Pure bookkeeping, fed with the workers' messages; not thread-safe (the supervisor guards it).
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from kingbus_node.serve.control import Json, Message, number_of, text_of
+from kingbus_node.serve.view import ConnectedReplica, Process
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaReport:
+    """A dump, for status and metrics.
+
+    connection_id: for KILL. server_id, uuid: the replica's ('' when it did not say). host: the client's address.
+    report_host, report_port: what it registered ('' and 0 when it did not). version: of its client library. file,
+    position: of the last event sent. index: log index that it is at. timestamp: of the last event sent, Unix seconds, 0
+    when unknown. gtid_sent: what the replica has, as far as it was worth telling (long sets are cut). sent_bytes: in
+    all.
+    """
+
+    connection_id: int
+    server_id: int
+    uuid: str
+    host: str
+    port: int
+    user: str
+    version: str
+    registered: bool
+    report_host: str
+    report_port: int
+    file: str
+    position: int
+    index: int
+    timestamp: int
+    gtid_sent: str
+    sent_bytes: int
+    started: float
+
+
+@dataclass(slots=True)
+class _Connection:
+    id: int
+    worker: int
+    host: str
+    port: int
+    since: float
+    user: str = ""
+    database: str | None = None
+    dump: Message | None = None
+    progress: Message = field(default_factory=dict)
+
+
+class ConnectionTable:
+    """See the module. Workers are numbered by the supervisor."""
+
+    def __init__(self) -> None:
+        self._connections: dict[int, _Connection] = {}
+        self._last_id = 0
+        self.refusals: Counter[int] = Counter()
+        """Errors that ended dumps, by number."""
+        self.sent_bytes_ended = 0
+        """Bytes that dumps which are over have sent."""
+
+    def __len__(self) -> int:
+        return len(self._connections)
+
+    def open(self, worker: int, host: str, port: int) -> int:
+        """A connection was accepted and goes to `worker`; its new id, of 32 bits."""
+        while True:
+            self._last_id = self._last_id % 0xFFFFFFFF + 1
+            if self._last_id not in self._connections:
+                break
+        self._connections[self._last_id] = _Connection(self._last_id, worker, host, port, time.time())
+        return self._last_id
+
+    def least_loaded(self, workers: Iterable[int]) -> int:
+        """The worker for the next connection: the one with the fewest dumps, then with the fewest connections."""
+        dumps: Counter[int] = Counter()
+        connections: Counter[int] = Counter()
+        for connection in self._connections.values():
+            connections[connection.worker] += 1
+            dumps[connection.worker] += connection.dump is not None
+        return min(workers, key=lambda worker: (dumps[worker], connections[worker], worker))
+
+    def worker_of(self, connection_id: int) -> int | None:
+        """Which worker has the connection; None when there is no such connection."""
+        connection = self._connections.get(connection_id)
+        return None if connection is None else connection.worker
+
+    def worker_gone(self, worker: int) -> None:
+        """A worker has ended, and its connections with it."""
+        for connection in [one for one in self._connections.values() if one.worker == worker]:
+            self._close(connection.id)
+
+    def note(self, worker: int, message: Message) -> None:
+        """Take in what a worker reports about its connections."""
+        number = number_of(message, "id")
+        connection = self._connections.get(number)
+        if connection is None or connection.worker != worker:
+            return
+        match text_of(message, "op"):
+            case "login":
+                connection.user = text_of(message, "user")
+                connection.database = text_of(message, "database") or None
+            case "dump":
+                connection.dump = message
+                connection.progress = {}
+            case "progress":
+                connection.progress = message
+            case "undump":
+                code = number_of(message, "code")
+                if code:
+                    self.refusals[code] += 1
+                self.sent_bytes_ended += number_of(message, "sent")
+                connection.dump = None
+            case "closed":
+                self._close(number)
+            case _:
+                pass
+
+    def _close(self, number: int) -> None:
+        connection = self._connections.pop(number)
+        if connection.dump is not None:
+            self.sent_bytes_ended += number_of(connection.progress, "sent")
+
+    def same_replica(self, uuid: str, server_id: int, besides: int) -> set[int]:
+        """The workers that have another dump of this replica (the rule of `registry.Dump.is_same_replica`)."""
+        found: set[int] = set()
+        for connection in self._connections.values():
+            dump = connection.dump
+            if dump is None or connection.id == besides:
+                continue
+            other = text_of(dump, "uuid")
+            if (uuid and other == uuid) or (
+                not uuid and server_id and not other and number_of(dump, "server_id") == server_id
+            ):
+                found.add(connection.worker)
+        return found
+
+    def reports(self) -> list[ReplicaReport]:
+        """All dumps, the oldest connection first."""
+        return [_report(connection, connection.dump) for connection in self._connections.values() if connection.dump]
+
+    def processes(self) -> list[Process]:
+        """All connections, roughly: a worker knows better about its own."""
+        now = time.time()
+        return [
+            Process(
+                connection.id,
+                connection.user or "unauthenticated user",
+                f"{connection.host}:{connection.port}",
+                connection.database,
+                "Binlog Dump" if connection.dump is not None else "Sleep" if connection.user else "Connect",
+                int(now - connection.since),
+                "",
+                None,
+            )
+            for connection in self._connections.values()
+        ]
+
+
+def _report(connection: _Connection, dump: Message) -> ReplicaReport:
+    progress = connection.progress
+    started = dump.get("started")
+    return ReplicaReport(
+        connection_id=connection.id,
+        server_id=number_of(dump, "server_id"),
+        uuid=text_of(dump, "uuid"),
+        host=connection.host,
+        port=connection.port,
+        user=connection.user,
+        version=text_of(dump, "version"),
+        registered=bool(dump.get("registered")),
+        report_host=text_of(dump, "report_host"),
+        report_port=number_of(dump, "report_port"),
+        file=text_of(progress, "file"),
+        position=number_of(progress, "position"),
+        index=number_of(progress, "index"),
+        timestamp=number_of(progress, "timestamp"),
+        gtid_sent=text_of(progress, "gtid_sent"),
+        sent_bytes=number_of(progress, "sent"),
+        started=float(started) if isinstance(started, int | float) else connection.since,
+    )
+
+
+def replica_to_json(replica: ConnectedReplica) -> Json:
+    """For an answer to a worker."""
+    return [replica.connection_id, replica.server_id, replica.host, replica.port, replica.uuid]
+
+
+def replica_from_json(value: Json) -> ConnectedReplica | None:
+    """What `replica_to_json` made; None for something else."""
+    match value:
+        case [int(number), int(server_id), str(host), int(port), str(uuid)]:
+            return ConnectedReplica(number, server_id, host, port, uuid)
+        case _:
+            return None
+
+
+def process_to_json(process: Process) -> Json:
+    """For an answer to a worker."""
+    return [
+        process.connection_id,
+        process.user,
+        process.host,
+        process.database,
+        process.command,
+        process.seconds,
+        process.state,
+        process.info,
+    ]
+
+
+def process_from_json(value: Json) -> Process | None:
+    """What `process_to_json` made; None for something else."""
+    match value:
+        case [int(number), str(user), str(host), str() | None as database, str(command), int(seconds), str(state), _]:
+            return Process(number, user, host, database, command, seconds, state, None)
+        case _:
+            return None

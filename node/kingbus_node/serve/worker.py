@@ -1,0 +1,337 @@
+"""A serve process: connections, each in a thread of its own, handed over by the core process.
+
+Started as ``python -m kingbus_node.serve.worker`` with `WorkerSettings` as JSON on standard input. The main thread
+listens to the core: connections come as descriptors over the control socket, and an eventfd says that the log has
+grown. When the core goes away, so does the worker, at once: nobody would tell it any more that the node has lost the
+quorum.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+import resource
+import select
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from typing import Final
+
+from kingbus_node import logs
+from kingbus_node.serve.channel import Channel
+from kingbus_node.serve.connections import process_from_json, replica_from_json
+from kingbus_node.serve.control import ControlClosedError, ControlSocket, Json, Message, number_of, text_of
+from kingbus_node.serve.dump import DumpSettings, run_dump
+from kingbus_node.serve.facts import SessionFacts
+from kingbus_node.serve.keys import SERVER_CERTIFICATE, SERVER_KEY, RsaPair
+from kingbus_node.serve.logview import LogView
+from kingbus_node.serve.registry import Dump, Registry, StopReason
+from kingbus_node.serve.session import Server, Session, Timeouts
+from kingbus_node.serve.settings import ServeOptions, WorkerSettings
+from kingbus_node.serve.tls import TlsContext
+from kingbus_node.serve.users import Users
+from kingbus_node.serve.view import ConnectedReplica, Process
+from kingbus_node.store.reader import LogReader
+from kingbus_node.wire.commands import DumpRequest
+from kingbus_node.wire.errors import MySQLError
+
+_log = logging.getLogger(__name__)
+
+_REPORT_SECONDS: Final = 1.0
+_ASK_SECONDS: Final = 2.0
+_DRAIN_SECONDS: Final = 8.0
+_MAX_GTID_REPORT: Final = 32 * 1024
+_STACK_BYTES: Final = 1 << 20
+
+
+def tls_context(options: ServeOptions) -> TlsContext:
+    """The configured certificate's context, or the made one's. Raises `TlsError`."""
+    if options.tls_certificate is not None and options.tls_key is not None:
+        return TlsContext(options.tls_certificate, options.tls_key, options.tls_ca)
+    return TlsContext(options.keys_dir / SERVER_CERTIFICATE, options.keys_dir / SERVER_KEY, options.tls_ca)
+
+
+class Worker:
+    """The process: `run` is its main loop."""
+
+    def __init__(self, settings: WorkerSettings) -> None:
+        options = settings.options
+        self._control = ControlSocket(socket.socket(fileno=settings.control_fd))
+        self._wake_fd = settings.wake_fd
+        self._send_lock = threading.Lock()
+        self._reader = LogReader(options.log_dir)
+        self._view = LogView(
+            self._reader,
+            server_id=options.server_id,
+            port=settings.port,
+            version=options.version,
+            tls_required=options.tls_require,
+        )
+        self._dump_settings = DumpSettings(server_id=options.server_id)
+        self._tls = tls_context(options)
+        self._made_certificate = options.tls_certificate is None
+        self._registry = Registry(on_add=self._dump_begins)
+        self._sessions: dict[int, Session] = {}
+        self._sessions_lock = threading.Lock()
+        self._not_serving: str | None = "starting"
+        self._stopping: float | None = None
+        self._asked: dict[int, tuple[threading.Event, list[Message]]] = {}
+        self._ask_numbers = itertools.count(1)
+        self._reported: dict[int, tuple[str, int]] = {}
+        self._server = Server(
+            view=self._view,
+            users=Users(options.users_file),
+            rsa=RsaPair(options.keys_dir),
+            tls=self._tls.get,
+            require_tls=options.tls_require,
+            neighbours=_Neighbours(self),
+            unready=self._unready,
+            dump=self._dump,
+            timeouts=Timeouts(options.connect_timeout, options.idle_timeout, options.write_timeout),
+            on_login=self._logged_in,
+        )
+
+    # -- the main loop
+
+    def run(self) -> int:
+        """Listen to the core until it says stop (returns 0) or goes away (1)."""
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is for the core, which then tells us
+        signal.signal(signal.SIGTERM, lambda *_: self._stop())
+        poll = select.poll()
+        poll.register(self._control.fileno(), select.POLLIN)
+        poll.register(self._wake_fd, select.POLLIN)
+        next_report = time.monotonic() + _REPORT_SECONDS
+        try:
+            self._tell({"op": "ready"})
+            while True:
+                wait = max(0.0, next_report - time.monotonic()) if self._stopping is None else 0.02
+                for fd, _ in poll.poll(wait * 1000):
+                    if fd == self._wake_fd:
+                        os.eventfd_read(fd)
+                        self._registry.wake_all()
+                    else:
+                        self._listen()
+                if time.monotonic() >= next_report:
+                    next_report = time.monotonic() + _REPORT_SECONDS
+                    self._report()
+                if self._stopping is not None and self._drained(self._stopping):
+                    return 0
+        except ControlClosedError as gone:
+            _log.warning("the core process is gone, so this one ends too: %s", gone)
+            return 1
+
+    def _listen(self) -> None:
+        received = self._control.receive()
+        if received is None:
+            return
+        message, passed = received
+        match text_of(message, "op"):
+            case "accept" if passed is not None:
+                self._accept(number_of(message, "id"), text_of(message, "host"), number_of(message, "port"), passed)
+            case "evict":
+                besides = number_of(message, "besides")
+                uuid, server_id = text_of(message, "uuid"), number_of(message, "server_id")
+                for dump in self._registry.dumps():
+                    if dump.id != besides and dump.is_same_replica(uuid or None, server_id):
+                        dump.request_stop(StopReason.DUPLICATE)
+            case "kill":
+                self.kill_own(number_of(message, "id"))
+            case "serving":
+                reason = message.get("reason")
+                self._not_serving = reason if isinstance(reason, str) else None
+                if self._not_serving is not None:
+                    self._registry.stop_all(StopReason.NOT_SERVING)
+            case "answer":
+                waiting = self._asked.get(number_of(message, "n"))
+                if waiting is not None:
+                    waiting[1].append(message)
+                    waiting[0].set()
+            case "stop":
+                self._stop()
+            case other:
+                raise AssertionError(f"the core says {other!r}, which a worker does not know")
+
+    def _stop(self) -> None:
+        """Let the streams end where they are, cut everything else."""
+        if self._stopping is None:
+            self._stopping = time.monotonic() + _DRAIN_SECONDS
+            self._not_serving = "stopping"
+            self._registry.stop_all(StopReason.SHUTDOWN, closing=True)
+
+    def _drained(self, deadline: float) -> bool:
+        with self._sessions_lock:
+            sessions = list(self._sessions.values())
+        late = time.monotonic() >= deadline
+        for session in sessions:
+            if late or not session.facts.dumping:
+                session.abort()
+        return not sessions or late
+
+    # -- connections
+
+    def _accept(self, number: int, host: str, port: int, sock: socket.socket) -> None:
+        session = Session(sock, (host, port), number, self._server)
+        with self._sessions_lock:
+            self._sessions[number] = session
+        threading.Thread(target=self._serve, args=(session,), name=f"connection-{number}", daemon=True).start()
+
+    def _serve(self, session: Session) -> None:
+        try:
+            session.run()
+        finally:
+            with self._sessions_lock:
+                self._sessions.pop(session.facts.connection_id, None)
+            self._try_tell({"op": "closed", "id": session.facts.connection_id})
+
+    def _unready(self) -> str | None:
+        return self._not_serving or self._view.missing()
+
+    def _logged_in(self, facts: SessionFacts, database: str | None) -> None:
+        self._try_tell({"op": "login", "id": facts.connection_id, "user": facts.user, "database": database})
+
+    def kill_own(self, number: int) -> bool:
+        """End a connection of this process; False when it is not here."""
+        with self._sessions_lock:
+            session = self._sessions.get(number)
+        if session is None:
+            return False
+        for dump in self._registry.dumps():
+            if dump.id == number:
+                dump.request_stop(StopReason.KILLED)
+        session.abort()
+        return True
+
+    def own_processes(self) -> dict[int, Process]:
+        """The connections of this process."""
+        with self._sessions_lock:
+            sessions = list(self._sessions.values())
+        return {session.facts.connection_id: session.process() for session in sessions}
+
+    # -- dumps
+
+    def _dump(self, request: DumpRequest, facts: SessionFacts, channel: Channel) -> None:
+        code = 0
+        try:
+            run_dump(request, facts, channel, self._reader, self._dump_settings, self._registry)
+        except MySQLError as refusal:
+            code = refusal.code
+            raise
+        finally:
+            self._reported.pop(facts.connection_id, None)
+            self._try_tell({"op": "undump", "id": facts.connection_id, "code": code, "sent": channel.sent_bytes})
+
+    def _dump_begins(self, dump: Dump) -> None:
+        facts, registration = dump.facts, dump.facts.registration
+        self._try_tell(
+            {
+                "op": "dump",
+                "id": dump.id,
+                "server_id": dump.request.server_id,
+                "uuid": facts.replica_uuid or "",
+                "version": facts.client_version,
+                "registered": registration is not None,
+                "report_host": registration.host if registration else "",
+                "report_port": registration.port if registration else 0,
+                "started": dump.started,
+            }
+        )
+
+    def _report(self) -> None:
+        """Tell the core how far the streams are, if they have moved."""
+        for dump in self._registry.dumps():
+            where = (dump.file, dump.position)
+            if self._reported.get(dump.id) == where:
+                continue
+            self._reported[dump.id] = where
+            self._tell(
+                {
+                    "op": "progress",
+                    "id": dump.id,
+                    "file": dump.file,
+                    "position": dump.position,
+                    "index": dump.index,
+                    "timestamp": dump.timestamp,
+                    "gtid_sent": dump.gtid_sent()[:_MAX_GTID_REPORT],
+                    "sent": dump.channel.sent_bytes,
+                }
+            )
+
+    # -- the core
+
+    def _tell(self, message: Message) -> None:
+        with self._send_lock:
+            self._control.send(message)
+
+    def _try_tell(self, message: Message) -> None:
+        """From a connection's thread: that the core is gone is for the main thread to notice."""
+        try:
+            self._tell(message)
+        except ControlClosedError:
+            _log.debug("the core process is gone: %s not told", message.get("op"))
+
+    def ask(self, what: str, **more: Json) -> Message | None:
+        """Ask the core something; None when it does not answer in time."""
+        number = next(self._ask_numbers)
+        event, answers = threading.Event(), list[Message]()
+        self._asked[number] = (event, answers)
+        try:
+            self._try_tell({"op": "ask", "n": number, "what": what, **more})
+            event.wait(_ASK_SECONDS)
+        finally:
+            del self._asked[number]
+        return answers[0] if answers else None
+
+
+class _Neighbours:
+    """`view.Neighbours`: this worker's own connections, and what the core knows of the others."""
+
+    def __init__(self, worker: Worker) -> None:
+        self._worker = worker
+
+    def replicas(self) -> Sequence[ConnectedReplica]:
+        answer = self._worker.ask("replicas") or {}
+        rows = answer.get("rows")
+        found = [replica_from_json(row) for row in rows] if isinstance(rows, list) else []
+        return [replica for replica in found if replica is not None]
+
+    def processes(self) -> Sequence[Process]:
+        own = self._worker.own_processes()
+        answer = self._worker.ask("processes") or {}
+        rows = answer.get("rows")
+        for row in rows if isinstance(rows, list) else []:
+            process = process_from_json(row)
+            if process is not None:
+                own.setdefault(process.connection_id, process)
+        return [own[number] for number in sorted(own)]
+
+    def kill(self, connection_id: int) -> bool:
+        if self._worker.kill_own(connection_id):
+            return True
+        return bool((self._worker.ask("kill", id=connection_id) or {}).get("found"))
+
+    def source_status(self) -> dict[str, str | int | None]:
+        status = (self._worker.ask("source") or {}).get("status")
+        if not isinstance(status, dict):
+            return {}
+        return {key: value for key, value in status.items() if value is None or isinstance(value, str | int)}
+
+
+def main() -> None:
+    """The entry point."""
+    settings = WorkerSettings.decode(sys.stdin.buffer.read())
+    logs.configure(settings.options.log_level, settings.options.log_format)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    threading.stack_size(_STACK_BYTES)
+    code = Worker(settings).run()
+    logging.shutdown()
+    os._exit(code)  # threads that wait for a client that is gone for good must not hold the process up
+
+
+if __name__ == "__main__":
+    main()
