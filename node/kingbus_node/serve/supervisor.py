@@ -173,7 +173,7 @@ class Supervisor:
         return found
 
     def set_serving(self, reason: str | None) -> None:
-        """None: serve. A reason: end all dumps and refuse new connections with ER_SERVER_SHUTDOWN until called again."""
+        """None: serve. A reason: end all dumps, and refuse connections with ER_SERVER_SHUTDOWN, until called again."""
 
         def apply() -> None:
             self._not_serving = reason
