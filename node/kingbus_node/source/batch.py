@@ -547,7 +547,7 @@ class Batcher:
             if position != (FIRST_POSITION if wanted is None else wanted):
                 raise self._diverged(f"asked for position {wanted}, the source begins at {position}")
             self._held_end, self._closed = held.file.end_pos, False
-            self._pos = head if wanted is None else wanted
+            self._pos = head if wanted is None else max(head, wanted)
             self._tracker.feed(block.buffer, block.slice(i, i + 1))
             self._drop(block, i)
             return

@@ -26,10 +26,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-from kingbus_node.binlog.constants import Flavor
+from kingbus_node.binlog.constants import FIRST_POSITION, Flavor
 from kingbus_node.config import Address, SourceSettings
 from kingbus_node.raft.api import Consensus, ConsensusError
-from kingbus_node.source.batch import Batcher, Counters, Outgoing
+from kingbus_node.source.batch import TARGET, Batcher, Counters, Outgoing
 from kingbus_node.source.checks import Replica, SourceFacts, gtid_position, introduce, set_connect_state
 from kingbus_node.source.connection import SourceConnection
 from kingbus_node.source.errors import Disconnected, PositionGone, Refused, SourceEnd, SourceError, Stopped
@@ -110,8 +110,9 @@ class SourceReader:
         replica: Replica,
         *,
         heartbeat: float = HEARTBEAT,
+        entry_bytes: int = TARGET,
     ) -> None:
-        """`log`: the one that `consensus` writes. Nothing happens before `start`.
+        """`log`: the one that `consensus` writes. `entry_bytes`: usual size of entries. Nothing happens before `start`.
 
         The owner must pass every advance of the commit index to `committed` (``consensus.add_commit_listener``).
         """
@@ -120,6 +121,7 @@ class SourceReader:
         self._consensus = consensus
         self._replica = replica
         self._heartbeat = heartbeat
+        self._entry_bytes = entry_bytes
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._stopping = threading.Event()
@@ -321,7 +323,9 @@ class SourceReader:
         confirmed = file is not None and self._gone != (facts.identity, file.id)
         if confirmed and facts.flavor is Flavor.MARIADB:
             place = position_to_confirm(self._log, facts)
-            confirmed = place is not None and is_our_position(self._log, gtid_position(connection, *place))
+            confirmed = place is not None and is_our_position(
+                self._log, gtid_position(connection, *place), gtid_position(connection, place[0], FIRST_POSITION)
+            )
         return make_plan(self._log, facts, self._replica.server_id, self._settings.start, confirmed=confirmed)
 
     # The dump
@@ -331,7 +335,16 @@ class SourceReader:
         framer = Framer(semi_sync=facts.semi_sync)
         repeated = plan.held.overlap.chunks(self._log) if plan.held is not None and plan.position is not None else None
         file_id, served = (0, None) if state.file is None else (state.file.id, state.file.name)
-        batcher = Batcher(framer, facts, plan, repeated, file_id=file_id, served=served, counters=self._counters)
+        batcher = Batcher(
+            framer,
+            facts,
+            plan,
+            repeated,
+            file_id=file_id,
+            served=served,
+            counters=self._counters,
+            target=self._entry_bytes,
+        )
         self._pending_acks.clear()
         self._proposed = self._consensus.last_index
         changes = _changes(state.flavor, state.facts.get(FACT_SOURCE), facts, plan)

@@ -30,7 +30,7 @@ from kingbus_node.binlog.errors import BinlogError
 from kingbus_node.binlog.executed import ExecutedSet
 from kingbus_node.binlog.gtid import GtidSet
 from kingbus_node.binlog.mariadb import MariadbState
-from kingbus_node.binlog.scan import CONTINUATION, EVENT_AT, OFFSET_MASK
+from kingbus_node.binlog.scan import CONTINUATION, EVENT_AT, OFFSET_MASK, PACKET_HEADER
 from kingbus_node.source import requests
 from kingbus_node.source.checks import SourceFacts
 from kingbus_node.source.errors import Diverged, Refused
@@ -64,8 +64,8 @@ class ReadableLog(Protocol):
 class Overlap:
     """The end of the log that a source is asked to repeat. `position`: where in the file it begins, at an event.
 
-    `indexes`: the entries it lies in. `offset`: where it begins in the payload of the first of them. `gtids`: of the
-    transactions that end in them, entry by entry.
+    `indexes`: the entries it lies in. `offset`: where it begins in the payload of the first of them (without the
+    FORMAT_DESCRIPTION, if that is there). `gtids`: of the transactions that end in them, entry by entry.
     """
 
     position: int
@@ -141,12 +141,14 @@ def _overlap(log: ReadableLog, state: LogState) -> Overlap:
         if entry.meta.gtids:
             gtids.append(entry.meta.gtids)
         position = entry.start_pos
-        for i, packet in enumerate(entry.packets.tolist()):
+        ends = [*(packet & OFFSET_MASK for packet in entry.packets.tolist()[1:]), len(entry.payload)]
+        for packet, end in zip(entry.packets.tolist(), ends, strict=True):
             at = packet & OFFSET_MASK
             if packet < CONTINUATION:
-                return Overlap(position, tuple(reversed(indexes)), at, tuple(gtids))
-            end = entry.packets[i + 1] & OFFSET_MASK if i + 1 < len(entry.packets) else len(entry.payload)
-            position += int(end) - at - 4
+                # The head of a file is sent in any case, and compared on its own (some of it is changed on the way).
+                offset = end if entry.flags & Flag.FILE_START else at
+                return Overlap(position, tuple(reversed(indexes)), offset, tuple(gtids))
+            position += end - at - PACKET_HEADER
     raise AssertionError("a log with a file holds the event that the file begins with")
 
 
@@ -258,10 +260,26 @@ def position_to_confirm(log: ReadableLog, facts: SourceFacts) -> tuple[str, int]
     return file.source_name, file.end_pos
 
 
-def is_our_position(log: ReadableLog, answer: MariadbState | None) -> bool:
-    """Whether the source's GTID position at the end of our file is the one of our log."""
-    ours = log.state.executed
-    return answer is not None and isinstance(ours, MariadbState) and answer.position() == ours.position()
+def is_our_position(log: ReadableLog, at_end: MariadbState | None, at_start: MariadbState | None) -> bool:
+    """Whether a MariaDB source can be asked by position: its GTID position at the end of our file is that of our log.
+
+    `at_end`, `at_start`: what it answers for the place of `position_to_confirm`, and for the beginning of that file
+    (None: there is no such file, or no event boundary there). Diverged if the file is there, but is another one.
+    """
+    ours, file = log.state.executed, log.state.file
+    assert isinstance(ours, MariadbState)
+    assert file is not None
+    if at_end is not None and at_end.position() == ours.position():
+        return True
+    if at_start is None:
+        return False  # purged there
+    if at_end is not None and all(ours.has(gtid) for gtid in at_end.position().values()):
+        return False  # we began in the middle of that file, and nothing has come since
+    found = "no event ends" if at_end is None else f"it is at {at_end}"
+    raise Diverged(
+        f"{file.source_name} at the source is not the file that the log holds: at {file.end_pos}, where the log is at "
+        f"{ours}, {found} there. Was the source reset (RESET MASTER) or restored from a copy?"
+    )
 
 
 def _refuse_purged(missing: GtidSet, ours: GtidSet) -> None:
