@@ -103,7 +103,11 @@ class Meta:
     json: dict[str, Json] | None = None
 
     def encode(self) -> bytes:
-        """Fields ``tag u8 | length u32 | bytes``, then zero bytes up to a multiple of four: the table is aligned."""
+        """Fields ``tag u8 | length u32 | bytes``, zero bytes up to a multiple of four, then the CRC-32 of all that.
+
+        Nothing at all for nothing. The checksum is there because metas are read without their payloads, which
+        ``body_crc`` needs; the multiple of four aligns the packet table.
+        """
         parts: list[bytes] = []
         if self.gtids:
             parts += _FIELD.pack(_Tag.GTIDS, len(self.gtids)), self.gtids
@@ -118,17 +122,24 @@ class Meta:
         if self.json is not None:
             value = _json_bytes(self.json)
             parts += _FIELD.pack(_Tag.JSON, len(value)), value
+        if not parts:
+            return b""
         encoded = b"".join(parts)
-        return encoded + bytes(-len(encoded) % 4)
+        encoded += bytes(-len(encoded) % 4)
+        return encoded + _U32.pack(zlib.crc32(encoded))
 
     @classmethod
     def decode(cls, data: Buffer) -> Meta:
         """The inverse of `encode`; InvalidEntryError for anything else, unknown tags included."""
+        if not data:
+            return NO_META
         gtids = b""
         file: SourceFile | None = None
         facts: dict[str, Json] | None = None
         view = memoryview(data)
-        at, end = 0, len(view)
+        at, end = 0, len(view) - _U32.size
+        if end < 0 or zlib.crc32(view[:end]) != _U32.unpack_from(view, end)[0]:
+            raise InvalidEntryError("the meta does not match its checksum")
         while at < end:
             tag = view[at]
             if tag == _Tag.PADDING:

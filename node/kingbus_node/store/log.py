@@ -41,7 +41,7 @@ from kingbus_node.store.index import RECORD, RECORD_SIZE, end_of, read_records, 
 from kingbus_node.store.marks import HardState, Mark, MarkFile, read_hard_state, write_hard_state
 from kingbus_node.store.recovery import recover_tail, remove_leftovers, repair_indexes
 from kingbus_node.store.segment import Located, SegmentHeader, index_path, list_segments, log_path
-from kingbus_node.store.segments import Segments, derive_record, mark_cancelled
+from kingbus_node.store.segments import Segment, Segments, derive_record, fold_stored, mark_cancelled
 from kingbus_node.store.state import LogState
 from kingbus_node.store.watermark import Watermark
 
@@ -107,15 +107,16 @@ class Log:
                 )
             _create_segment(directory, SegmentHeader(1, 0, LogState().to_json()))
         tail = recover_tail(directory, mark)
-        self._segments = Segments(directory)
+        self._commit_index = 0  # of which all that follows from it was done, unlike of _state.index
+        self._segments = Segments(directory, lambda: self._commit_index)
         oldest = self._segments.oldest
-        commit_index = max(oldest - 1, min(tail.last_index, mark.commit_index if mark is not None else 0))
-        repair_indexes(self._segments, tail, commit_index)
+        noted = 0 if mark is None else min(tail.last_index, mark.commit_index)
+        self._commit_index = commit_index = max(oldest - 1, noted)
+        repair_indexes(self._segments, tail)
         self._active = _open_active(directory, tail.first_index, tail.end)
         self._last_index = self._durable_index = tail.last_index
         self._state = self._segments.state_at(commit_index)
         self._visible_index = self._state.visible_index
-        self._commit_index = commit_index  # of which all that follows from it was done, unlike of _state.index
         self._tail = self._state.copy() if commit_index == tail.last_index else self._segments.state_at(tail.last_index)
         self._catalogue = self._open_catalogue()
         self._watermark = Watermark.create(directory)
@@ -395,11 +396,14 @@ class Log:
             if index > self._last_index:
                 raise StoreError(f"entry {index} cannot be committed: the last one here is {self._last_index}")
             self._snapshot = None
-            purge = False
+            purge, file_id = False, self._state.file_id
             try:
-                for located, _ in self._segments.entries(self._state.index + 1, index):
-                    self._fold_committed(located)
+                for located, segment in self._segments.entries(self._state.index + 1, index):
+                    self._fold_committed(located, segment)
                     purge = purge or located.header.kind == Kind.PURGE
+                if self._state.file_id != file_id:
+                    # Before the mark says that this was committed: when opening, an intact record is believed.
+                    self._catalogue.sync()
                 self._watermark.publish(self._state.visible_index, index)
                 self._commit_index, self._visible_index = index, self._state.visible_index
                 self._marks.note_commit(index)
@@ -409,10 +413,10 @@ class Log:
                 raise self._failed(error, "committing") from error
             return self._state.visible_index
 
-    def _fold_committed(self, located: Located) -> None:
+    def _fold_committed(self, located: Located, segment: Segment) -> None:
         state = self._state
         opened, position, file = state.open_index, state.open_pos, state.file
-        state.fold(located.header, Meta.decode(located.meta))
+        fold_stored(state, located, segment)
         if located.header.kind == Kind.CANCEL and opened is not None:
             self._mark_cancelled(opened, located.header.index, position)
         if state.file is not None and state.file_id != (0 if file is None else file.id):
@@ -422,7 +426,6 @@ class Log:
                 )
             f = state.file
             self._catalogue.put(FileInfo(f.id, f.name, f.source_name, f.start_index, f.end_pos, f.closed))
-            self._catalogue.sync()  # before the mark says that this was committed: opening believes an intact record
 
     def _mark_cancelled(self, first: int, last: int, position: int) -> None:
         """Marks index records as cancelled, in all the segments that entries `first` to `last` are in."""

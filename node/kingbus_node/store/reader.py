@@ -18,7 +18,7 @@ from kingbus_node.binlog.executed import ExecutedSet, executed_set
 from kingbus_node.store.catalogue import CatalogueReader, FileInfo
 from kingbus_node.store.cursor import Cursor
 from kingbus_node.store.durable import read_at
-from kingbus_node.store.entry import CONTINUATION, HEADER_SIZE, Flag, Json, Kind, Meta
+from kingbus_node.store.entry import CONTINUATION, HEADER_SIZE, Flag, Json, Kind
 from kingbus_node.store.errors import (
     CorruptLogError,
     LogClosedError,
@@ -28,7 +28,7 @@ from kingbus_node.store.errors import (
     UnknownFileError,
 )
 from kingbus_node.store.index import Records
-from kingbus_node.store.segments import Segment, Segments
+from kingbus_node.store.segments import Segment, Segments, fold_stored
 from kingbus_node.store.state import LogState
 from kingbus_node.store.watermark import Watermark
 
@@ -45,7 +45,7 @@ class LogReader:
         """Opens the log in `directory` for reading, which `Log.open` must have opened for writing at least once."""
         self._directory = directory
         self._watermark = Watermark.open(directory) if watermark is None else watermark
-        self._segments = Segments(directory)
+        self._segments = Segments(directory, lambda: self.visible_index)
         self._lock = threading.Lock()
         self._state = LogState()  # folded up to where somebody last looked
         self._snapshot: LogState | None = None
@@ -131,6 +131,13 @@ class LogReader:
         self._remember(file_id, executed)
         return executed
 
+    def executed_at(self, index: int) -> ExecutedSet | None:
+        """What was executed when entry `index` had been; None while the flavour is not known. PurgedError."""
+        self._check_open()
+        if index + 1 < self._watermark.first_index:
+            raise PurgedError(f"entry {index} was purged: the oldest retained is {self._watermark.first_index}")
+        return self._segments.state_at(index).executed
+
     def newest_file_where(self, accepts: Callable[[ExecutedSet], bool]) -> FileInfo | None:
         """The newest retained source file for which ``accepts(executed at its start)``; None if there is none.
 
@@ -155,12 +162,12 @@ class LogReader:
         end = firsts[low] - 1 if low < len(firsts) else state.index
         best = self._last_file_before(state, begin)
         folded = self._segments.state_at(begin - 1)
-        for located, _ in self._segments.entries(begin, end):
+        for located, segment in self._segments.entries(begin, end):
             if located.header.kind == Kind.DATA and located.header.flags & Flag.FILE_START:
                 if not accepts(executed_set(state.flavor) if folded.executed is None else folded.executed):
                     break
                 best = self._file(state, located.header.file_id)
-            folded.fold(located.header, Meta.decode(located.meta))
+            fold_stored(folded, located, segment)
         return best
 
     # Positions
@@ -205,8 +212,7 @@ class LogReader:
         newest = self._segments.find(index + 1)
         if newest.first_index - 1 > self._state.index:
             self._state = newest.state_before()
-        for located, _ in self._segments.entries(self._state.index + 1, index):
-            self._state.fold(located.header, Meta.decode(located.meta))
+        self._segments.fold(self._state, index)
 
     def _remember(self, file_id: int, executed: ExecutedSet | None) -> None:
         with self._lock:

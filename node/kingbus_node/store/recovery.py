@@ -144,7 +144,7 @@ def _write_again(file: FileHandle, start: int, end: int) -> None:
     fdatasync(file.fd)
 
 
-def repair_indexes(segments: Segments, tail: Tail, commit_index: int) -> None:
+def repair_indexes(segments: Segments, tail: Tail) -> None:
     """Writes the ``.idx`` of every segment that lacks records, and makes sure that the segments follow one another.
 
     Of an older segment's index, which was synced with its segment, only the size and the last record are looked at
@@ -160,7 +160,7 @@ def repair_indexes(segments: Segments, tail: Tail, commit_index: int) -> None:
             logger.warning("%s is missing or does not fit its segment: making it again", index_path(Path(), first))
         file = FileHandle(index_path(segments.directory, first), os.O_RDWR | os.O_CREAT)
         segment = segments.open(first)
-        records = rebuild_index(segments, segment, min(commit_index, tail.last_index))
+        records = rebuild_index(segments, segment)
         if len(records) != following - first:
             problem = f"it holds {len(records)} entries, expected {following - first}"
             raise CorruptLogError(segment.log.path, segment.log.size(), problem)

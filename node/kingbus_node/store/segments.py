@@ -6,14 +6,14 @@ import logging
 import os
 import threading
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 
 from kingbus_node.store.durable import FileHandle
 from kingbus_node.store.entry import Flag, Kind, Meta
-from kingbus_node.store.errors import CorruptLogError, PurgedError, StoreError
+from kingbus_node.store.errors import CorruptLogError, InvalidEntryError, PurgedError, StoreError
 from kingbus_node.store.index import RECORD, RECORD_SIZE, Records, intact, read_records, seal
 from kingbus_node.store.segment import Located, SegmentHeader, index_path, list_segments, log_path, read_header, walk
 from kingbus_node.store.state import LogState
@@ -27,13 +27,14 @@ _KEEP_OPEN = 4
 class Segment:
     """One segment, opened for reading. Stays readable after a purge, for as long as somebody holds it."""
 
-    __slots__ = ("first_index", "index", "log", "rebuilt")
+    __slots__ = ("first_index", "index", "log", "rebuilt", "rebuilt_to")
 
     def __init__(self, directory: Path, first_index: int) -> None:
         self.first_index = first_index
         self.log = FileHandle(log_path(directory, first_index), os.O_RDONLY)
         self.index = FileHandle(index_path(directory, first_index), os.O_RDONLY)
         self.rebuilt: Records | None = None  # when the .idx turned out to be damaged
+        self.rebuilt_to = 0  # what was committed then: up to there the rebuilt records are final
 
     def header(self) -> SegmentHeader:
         """The header block, verified."""
@@ -56,10 +57,14 @@ def state_of(header: SegmentHeader, path: Path) -> LogState:
 
 
 class Segments:
-    """Which segments there are. Usable from any thread."""
+    """Which segments there are. Usable from any thread.
 
-    def __init__(self, directory: Path) -> None:
+    `committed` tells the last entry that is known here to be committed: a CANCEL counts up to there.
+    """
+
+    def __init__(self, directory: Path, committed: Callable[[], int]) -> None:
         self.directory = directory
+        self.committed = committed
         self._lock = threading.Lock()
         self._firsts = list_segments(directory)
         self._opened: dict[int, Segment] = {}  # the longest unused comes first
@@ -166,17 +171,17 @@ class Segments:
             logger.warning(
                 "%s is damaged: using the log itself; restarting the node writes it again", segment.index.path
             )
-            segment.rebuilt = rebuild_index(self, segment, limit)
-        start = index - segment.first_index
-        if len(segment.rebuilt) < start + count and self.after(segment.first_index) is None:
-            segment.rebuilt = rebuild_index(self, segment, limit)
-        return segment.rebuilt[start : start + count]
+        rebuilt, start = segment.rebuilt, index - segment.first_index
+        if rebuilt is None or segment.rebuilt_to < index + count - 1:
+            segment.rebuilt_to = self.committed()
+            rebuilt = segment.rebuilt = rebuild_index(self, segment)
+        return rebuilt[start : start + count]
 
     def _ends(self, segment: Segment, index: int) -> bool:
-        """Whether the segment ends before entry `index`: another one begins with it."""
+        """Whether the segment ends before entry `index`: another one begins with it, or did before a purge."""
         if self.after(segment.first_index) is None:
             self.refresh()
-        return self.after(segment.first_index) == index
+        return self.after(segment.first_index) == index or segment.first_index < self.oldest
 
     def record(self, index: int) -> tuple[Segment, Records]:
         """The segment and the record (an array of one) of an entry that exists."""
@@ -209,9 +214,23 @@ class Segments:
         """The state after entry `index`, folded from the snapshot of the segment that holds the entry behind it."""
         segment = self.find(index + 1)
         state = segment.state_before()
-        for located, _ in self.entries(segment.first_index, index):
-            state.fold(located.header, Meta.decode(located.meta))
+        self.fold(state, index)
         return state
+
+    def fold(self, state: LogState, index: int) -> None:
+        """Brings a state up to entry `index`. CorruptLogError if an entry does not follow what it was folded from."""
+        for located, segment in self.entries(state.index + 1, index):
+            fold_stored(state, located, segment)
+
+
+def fold_stored(state: LogState, located: Located, segment: Segment) -> Meta:
+    """Folds an entry that is in the log, so it was in order once; gives its meta. CorruptLogError."""
+    try:
+        meta = Meta.decode(located.meta)
+        state.fold(located.header, meta)
+    except InvalidEntryError as error:
+        raise CorruptLogError(segment.log.path, located.offset, str(error)) from error
+    return meta
 
 
 def derive_record(located: Located, state: LogState) -> tuple[int, ...]:
@@ -238,12 +257,12 @@ def mark_cancelled(records: Records, first: int, last: int, position: int) -> No
     seal(part)
 
 
-def rebuild_index(segments: Segments, segment: Segment, limit: int) -> Records:
-    """The records of a segment's entries, derived again from the ``.log``; cancellations are known up to entry `limit`.
+def rebuild_index(segments: Segments, segment: Segment) -> Records:
+    """The records of a segment's entries, derived again from the ``.log``, with the cancellations that are committed.
 
     Ends with the segment, or before the first entry that does not read when it is the newest one (it is being written).
     """
-    header = segment.header()
+    header, limit = segment.header(), segments.committed()
     state = state_of(header, segment.log.path)
     following = segments.after(segment.first_index)
     chunks: list[Records] = []
@@ -253,7 +272,7 @@ def rebuild_index(segments: Segments, segment: Segment, limit: int) -> Records:
         if isinstance(located, str):
             break
         before = (state.open_index, state.open_pos)
-        state.fold(located.header, Meta.decode(located.meta))
+        fold_stored(state, located, segment)
         rows.append(derive_record(located, state))
         if located.header.kind == Kind.CANCEL and before[0] is not None and located.header.index <= limit:
             cancels.append((before[0], located.header.index, before[1]))

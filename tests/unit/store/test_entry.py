@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from unit.store.samples import Source, packets_of
 
 from kingbus_node.store.entry import (
     CONTINUATION,
@@ -24,7 +25,6 @@ from kingbus_node.store.entry import (
     parse_header,
 )
 from kingbus_node.store.errors import InvalidEntryError
-from unit.store.samples import Source, packets_of
 
 
 def encoded(entry: Entry, index: int = 7, term: int = 3, unsynced: int = 2) -> bytes:
@@ -49,6 +49,7 @@ def test_every_byte_of_an_entry_is_where_the_format_page_says() -> None:
     )
     file_json = b'{"name":"a.1","source_name":"b.1"}'
     meta = b"\x01\x01\0\0\0G" + b"\x02\x22\0\0\0" + file_json + b"\0\0\0"
+    meta += struct.pack("<I", zlib.crc32(meta))
     body = meta + b"\0\0\0\0\x07\0\0\0" + payload
     rest = (
         struct.pack("<I", zlib.crc32(body))

@@ -42,7 +42,7 @@ def test_a_damaged_segment_header_is_refused_by_file_and_offset(tmp_path: Path) 
         bad = bytearray(block)
         bad[at] ^= 1
         path.write_bytes(bad)
-        with pytest.raises((CorruptLogError, FormatVersionError), match="42.log"):
+        with pytest.raises((CorruptLogError, FormatVersionError), match=r"42\.log"):
             read_header(handle(path), 42)
     path.write_bytes(block[:100])
     with pytest.raises(CorruptLogError):

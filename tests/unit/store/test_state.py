@@ -6,17 +6,17 @@ import json
 from dataclasses import replace
 
 import pytest
+from unit.store.samples import CANCEL, NOOP, UUID, Source, executed
 
 from kingbus_node.binlog.constants import Flavor
 from kingbus_node.binlog.mariadb import MariadbState
 from kingbus_node.store.entry import WHOLE, Entry, Flag, Kind, Meta, encode
 from kingbus_node.store.errors import InvalidEntryError
 from kingbus_node.store.state import LogState
-from unit.store.samples import CANCEL, NOOP, UUID, Source, executed
 
 
 class Folded:
-    """A state that entries are folded into; each also goes through a snapshot and back, which may not change anything."""
+    """A state that entries are folded into; after each it goes through a snapshot and back, which changes nothing."""
 
     def __init__(self) -> None:
         self.state = LogState()
