@@ -1,11 +1,11 @@
 """One node: its parts put together in order, and taken apart in the opposite one.
 
-Start: configuration, log (recovery is here), consensus, serve processes, source reader, admin API. What fails on the
+Start: configuration, log (recovery is here), serve processes, consensus, admin API, source reader. What fails on the
 way is a ``FatalError`` with one sentence for people, and what was started before it is stopped again.
 
 Stop: the node says that it is not ready, the reader ends at a whole transaction, everything proposed is committed, the
-replicas are let go, the log is synced. A second signal ends the process at once: for the log that is a crash like any
-other, and recovery is made for those.
+replicas are let go, the admin API ends, the log is synced. A second signal ends the process at once: for the log that
+is a crash like any other, and recovery is made for those.
 """
 
 from __future__ import annotations
@@ -26,10 +26,14 @@ from kingbus_node import __version__, logs
 from kingbus_node.admin import snapshot
 from kingbus_node.admin.http import AdminError, AdminServer
 from kingbus_node.admin.metrics import Metrics
-from kingbus_node.admin.views import Binlog, Counters, Readiness, Replica, Status
+from kingbus_node.admin.views import Binlog, Counters, Readiness, Status
 from kingbus_node.config import Config, ConfigError, load
 from kingbus_node.raft.api import ConsensusError
 from kingbus_node.raft.single import SingleNode
+from kingbus_node.serve.settings import ServeOptions
+from kingbus_node.serve.supervisor import Supervisor
+from kingbus_node.serve.tls import TlsError
+from kingbus_node.serve.users import UsersError
 from kingbus_node.source.checks import Replica as OwnIdentity
 from kingbus_node.source.reader import SourceReader
 from kingbus_node.store.entry import Entry, Kind, Meta
@@ -80,11 +84,12 @@ class Node:
         self._undo = contextlib.ExitStack()
         self._stopping = False
         self._metrics = Metrics(__version__)
+        self._admin = AdminServer(config.admin, self, self._metrics)
+        self._supervisor = Supervisor(self._serve_options(), self._source_status)
         self._log: Log
-        self._consensus: SingleNode
         self._log_reader: LogReader
+        self._consensus: SingleNode
         self._source: SourceReader
-        self._admin: AdminServer
 
     def start(self) -> None:
         """Start everything, or nothing: ``FatalError``."""
@@ -104,22 +109,59 @@ class Node:
             self._log = Log.open(directory, segment_bytes=config.storage.segment_bytes)
         except OSError as error:
             raise FatalError(f"node.data_dir {config.node.data_dir} cannot be used: {error}") from error
+        # Registered in the opposite order of the stop, which is not quite that of the start.
         self._undo.callback(self._log.close)
+        self._log_reader = LogReader(directory)
+        self._undo.callback(self._log_reader.close)
+        self._undo.callback(self._admin.stop)
+        self._undo.callback(self._supervisor.stop)
         self._consensus = SingleNode(
             self._log, config.node.name, on_sync=self._metrics.observe_fsync, on_commit=self._metrics.observe_commit
         )
         self._undo.callback(self._consensus.close)
-        own = self._identity()
-        self._log_reader = LogReader(directory)
-        self._undo.callback(self._log_reader.close)
-        self._source = SourceReader(config.source, self._log, self._consensus, own)
-        self._consensus.add_commit_listener(self._source.committed)
-        self._admin = AdminServer(config.admin, self, self._metrics)
+        self._source = SourceReader(config.source, self._log, self._consensus, self._identity())
+        self._consensus.add_commit_listener(self._committed)
+        self._undo.callback(self._source.stop)
+        self._serve()
         self._metrics.attach(self)
         self._admin.start()
-        self._undo.callback(self._admin.stop)
         self._source.start()
-        self._undo.callback(self._source.stop)
+
+    def _serve(self) -> None:
+        listen = self._config.serve.listen
+        try:
+            self._supervisor.start()
+        except UsersError as error:
+            raise FatalError(f"serve.users_file: {error}") from error
+        except TlsError as error:
+            raise FatalError(f"serve.tls: {error}") from error
+        except OSError as error:
+            raise FatalError(f"serve.listen {listen}: {error}") from error
+
+    def _committed(self, index: int) -> None:
+        """In the log writer's thread: those who wait for a commit look. First the replicas, they are many."""
+        self._supervisor.wake()
+        self._source.committed(index)
+
+    def _serve_options(self) -> ServeOptions:
+        config = self._config
+        serve = config.serve
+        return ServeOptions(
+            log_dir=config.node.data_dir / "log",
+            keys_dir=config.node.data_dir / "keys",
+            users_file=serve.users_file,
+            host=serve.listen.host,
+            port=serve.listen.port,
+            workers=serve.worker_count(os.cpu_count() or 1),
+            server_id=serve.server_id,
+            version=serve.advertised_version,
+            tls_certificate=serve.tls.cert,
+            tls_key=serve.tls.key,
+            tls_ca=serve.tls.ca,
+            tls_require=serve.tls.require,
+            log_level=config.log.level,
+            log_format=config.log.format,
+        )
 
     def _identity(self) -> OwnIdentity:
         """Who this cluster is for its source: the uuid is made once and is a fact of the log from then on."""
@@ -155,6 +197,8 @@ class Node:
     def _not_ready(self) -> Iterator[str]:
         if self._stopping:
             yield "the node is stopping"
+        if not self._supervisor.workers_ready():
+            yield "no serve process is up"
         if self._consensus.failure is not None:
             yield f"nothing can be stored any more: {self._consensus.failure}"
         if self._log.state.file is None:
@@ -163,13 +207,12 @@ class Node:
 
     def status(self) -> Status:
         """All of ``GET /v1/status``."""
-        return snapshot.status(
-            self._config, self._log, self._consensus, self._source, self._replicas(), self.readiness()
-        )
+        replicas = snapshot.replicas(self._supervisor.replicas(), self._log_reader, self._config.node.name)
+        return snapshot.status(self._config, self._log, self._consensus, self._source, replicas, self.readiness())
 
     def counters(self) -> Counters:
         """The totals behind the metrics."""
-        return snapshot.counters(self._source, {})
+        return snapshot.counters(self._source, self._supervisor.refusals())
 
     def binlogs(self) -> Sequence[Binlog]:
         """The files that are served."""
@@ -177,10 +220,13 @@ class Node:
 
     def kill_replica(self, replica_id: str) -> bool:
         """End the connection of a replica."""
-        return any(replica.id == replica_id for replica in self._replicas())
+        ids = {str(report.connection_id): report.connection_id for report in self._supervisor.replicas()}
+        return replica_id in ids and self._supervisor.kill(ids[replica_id])
 
-    def _replicas(self) -> list[Replica]:
-        return []
+    # What replicas ask
+
+    def _source_status(self) -> dict[str, str | int | None]:
+        return snapshot.replica_status(self._config, self._log, self._source)
 
 
 def _deadline(seconds: float) -> float:
