@@ -67,7 +67,9 @@ def ready(node: NodeProcess) -> tuple[int, dict[str, object]]:
 
 
 def children(pid: int) -> list[int]:
-    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    """The processes that any thread of `pid` has started."""
+    lists = Path(f"/proc/{pid}/task").glob("*/children")
+    return [int(child) for children in lists for child in children.read_text().split()]
 
 
 def gone(pids: list[int]) -> bool:

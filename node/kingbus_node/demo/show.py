@@ -135,7 +135,8 @@ class _Demo:
             node: str | None = self._node.executed() if self._node.running else None
         except OSError:
             node = None
-        replica, behind = None, None
+        replica: str | None = ""
+        behind = None
         if self._replicating:
             now = status(self._replica)
             if now is not None and now.broken:
