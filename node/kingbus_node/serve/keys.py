@@ -9,7 +9,9 @@ the place of the made one.
 from __future__ import annotations
 
 import datetime
+import ipaddress
 import os
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
@@ -75,7 +77,15 @@ def _certificate(
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
     now = datetime.datetime.now(datetime.UTC)
     authority = issuer is None
-    return (
+    names = x509.SubjectAlternativeName(
+        [
+            x509.DNSName(socket.gethostname()),
+            x509.DNSName("localhost"),
+            x509.IPAddress(ipaddress.ip_address("127.0.0.1")),
+            x509.IPAddress(ipaddress.ip_address("::1")),
+        ]
+    )
+    builder = (
         x509.CertificateBuilder()
         .subject_name(subject)
         .issuer_name(subject if issuer is None else issuer.subject)
@@ -86,8 +96,10 @@ def _certificate(
         .add_extension(x509.BasicConstraints(ca=authority, path_length=None), critical=True)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key.public_key()), critical=False)
-        .sign(issuer_key, hashes.SHA256())
     )
+    if not authority:
+        builder = builder.add_extension(names, critical=False)
+    return builder.sign(issuer_key, hashes.SHA256())
 
 
 class RsaPair:

@@ -13,7 +13,7 @@ from typing import Final
 
 import numpy as np
 
-from kingbus_node.binlog.constants import ChecksumAlgorithm, EventType, MariadbGtidFlag
+from kingbus_node.binlog.constants import ChecksumAlgorithm, EventFlag, EventType, MariadbGtidFlag
 from kingbus_node.binlog.errors import BinlogError
 from kingbus_node.binlog.event import (
     AnnotateRows,
@@ -136,8 +136,8 @@ def _describe(kind: int, event: bytes, checksum: bool) -> str:
         case EventType.QUERY | EventType.QUERY_COMPRESSED:
             query = Query.parse(event, checksum)
             statement = query.statement.decode("utf-8", "replace")
-            begins = statement.upper() in ("BEGIN", "COMMIT", "ROLLBACK")
-            return statement if begins or not query.schema else f"use `{query.schema}`; {statement}"
+            plain = not query.schema or query.header.flags & EventFlag.SUPPRESS_USE
+            return statement if plain else f"use `{query.schema}`; {statement}"
         case EventType.ANNOTATE_ROWS:
             return AnnotateRows.parse(event, checksum).statement.decode("utf-8", "replace")
         case EventType.XID:
