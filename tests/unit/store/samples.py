@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from hypothesis import settings
 
 from kingbus_node.binlog.gtid import GtidSet
 from kingbus_node.store.entry import CONTINUATION, WHOLE, Entry, Flag, Kind, Meta, SourceFile
@@ -117,3 +118,8 @@ def started(directory: Path, *, segment_bytes: int = 1 << 20, transactions: int 
 def executed(last: int) -> str:
     """The set of the first `last` transactions, as text."""
     return "" if last == 0 else f"{UUID}:1" if last == 1 else f"{UUID}:1-{last}"
+
+
+def examples(share: int) -> settings:
+    """Fewer examples than the profile asks for, for property tests that make a whole log for each."""
+    return settings(max_examples=max(1, settings().max_examples // share))

@@ -85,6 +85,7 @@ def test_an_entry_reads_back_as_it_was_written() -> None:
     assert bytes(read.payload) == entry.payload
 
 
+@pytest.mark.fuzz
 @given(st.data())
 def test_any_changed_byte_is_noticed(data: st.DataObject) -> None:
     source = Source()
@@ -97,6 +98,7 @@ def test_any_changed_byte_is_noticed(data: st.DataObject) -> None:
         decode(bytes(bad))
 
 
+@pytest.mark.fuzz
 @given(st.integers(0, 400))
 def test_a_cut_entry_is_noticed(keep: int) -> None:
     source = Source()
@@ -107,6 +109,7 @@ def test_a_cut_entry_is_noticed(keep: int) -> None:
             decode(good[:keep])
 
 
+@pytest.mark.fuzz
 @given(st.binary(max_size=300))
 def test_arbitrary_bytes_are_no_header(junk: bytes) -> None:
     assert isinstance(parse_header(junk), str)
@@ -115,6 +118,7 @@ def test_arbitrary_bytes_are_no_header(junk: bytes) -> None:
 names = st.text(min_size=1, max_size=58)  # at most four UTF-8 bytes each
 
 
+@pytest.mark.fuzz
 @given(
     st.binary(max_size=40),
     st.none() | st.builds(SourceFile, names, names),
@@ -129,6 +133,7 @@ def test_meta_reads_back_and_keeps_the_packet_table_aligned(
     assert Meta.decode(data) == meta
 
 
+@pytest.mark.fuzz
 @given(st.binary(max_size=60))
 def test_arbitrary_meta_is_refused_or_read_but_never_crashes(junk: bytes) -> None:
     try:

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from unit.store.samples import CANCEL, NOOP, UUID, Source, executed, started, write
+from unit.store.samples import CANCEL, NOOP, UUID, Source, examples, executed, started, write
 
 from kingbus_node.binlog.executed import ExecutedSet
 from kingbus_node.binlog.gtid import GtidSet
@@ -134,7 +134,8 @@ def check_block(block: Block) -> None:
         assert at == len(data)
 
 
-@settings(max_examples=80)
+@pytest.mark.fuzz
+@examples(3)
 @given(plans, st.sampled_from([4096, 20_000, 1 << 20]), st.sampled_from([65536, 66_000, 1 << 20]), st.booleans())
 def test_a_cursor_gives_every_committed_event_once_in_order(
     plan: list[tuple[str, int]], segment_bytes: int, max_bytes: int, gather: bool
@@ -169,7 +170,8 @@ def test_a_cursor_gives_every_committed_event_once_in_order(
         assert continuation == [bool(p >= CONTINUATION) for _, entry in story.served for p in entry.packets]
 
 
-@settings(max_examples=40)
+@pytest.mark.fuzz
+@examples(5)
 @given(plans, st.sampled_from([4096, 1 << 20]))
 def test_every_event_is_found_by_file_and_position(plan: list[tuple[str, int]], segment_bytes: int) -> None:
     with told(plan, segment_bytes) as (directory, story):
@@ -194,7 +196,8 @@ def test_every_event_is_found_by_file_and_position(plan: list[tuple[str, int]], 
                 assert caught.value.event_start == max(s for s in starts[file_id] if s < position)
 
 
-@settings(max_examples=40)
+@pytest.mark.fuzz
+@examples(5)
 @given(plans, st.data())
 def test_reading_from_a_position_gives_what_is_behind_it(plan: list[tuple[str, int]], data: st.DataObject) -> None:
     with told(plan, 4096) as (directory, story):
@@ -215,7 +218,8 @@ def test_reading_from_a_position_gives_what_is_behind_it(plan: list[tuple[str, i
         assert bytes(got) == expected[packet:]
 
 
-@settings(max_examples=40)
+@pytest.mark.fuzz
+@examples(5)
 @given(plans, st.sampled_from([4096, 20_000]))
 def test_files_and_their_executed_sets(plan: list[tuple[str, int]], segment_bytes: int) -> None:
     with told(plan, segment_bytes) as (directory, story):

@@ -14,9 +14,9 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from unit.store.samples import CANCEL, NOOP, Source, executed, started, write
+from unit.store.samples import CANCEL, NOOP, Source, examples, executed, started, write
 
 from kingbus_node.store import durable
 from kingbus_node.store import log as log_module
@@ -55,7 +55,8 @@ def served(directory: Path) -> bytes:
     return bytes(data)
 
 
-@settings(max_examples=60)
+@pytest.mark.fuzz
+@examples(3)
 @given(st.data())
 def test_a_torn_tail_is_cut_to_the_longest_durable_prefix(data: st.DataObject) -> None:
     """Any part of the unsynced region may be missing or hold anything at all after a crash of the machine."""
@@ -99,7 +100,8 @@ def test_a_torn_tail_is_cut_to_the_longest_durable_prefix(data: st.DataObject) -
         log.close()
 
 
-@settings(max_examples=60)
+@pytest.mark.fuzz
+@examples(3)
 @given(st.data())
 def test_damage_below_the_mark_is_never_cut(data: st.DataObject) -> None:
     """A byte that was durable changes: opening, or reading that entry, says so; nothing is lost in silence."""
