@@ -1,0 +1,103 @@
+"""A block of the log as a dump looks at it: where events begin and of which type they are, without a copy of anything.
+
+Unlike `binlog.scan.Events`, which checks what comes from a source, this looks at bytes that were checked when they were
+stored, and at pieces of events that are larger than a block.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from kingbus_node.binlog.groups import MariadbGroups, MysqlGroups, mariadb_groups, mysql_groups
+from kingbus_node.binlog.scan import EVENT_AT, PACKET_HEADER, Events
+from kingbus_node.store.cursor import Block
+from kingbus_node.store.entry import Flag
+
+Bools = npt.NDArray[np.bool_]
+Ints = npt.NDArray[np.int64]
+
+_TYPE_AT = EVENT_AT + 4
+_LOG_POS_AT = EVENT_AT + 13
+
+
+@dataclass(frozen=True, slots=True)
+class BlockView:
+    """The events that begin in a block, one row to each.
+
+    block: what `Cursor.read` gave. data: its bytes. packets: all of its packets. starts: the packets that begin an
+    event. types: those events' types. Bytes before the first start belong to an event of an earlier block.
+    """
+
+    block: Block
+    data: npt.NDArray[np.uint8]
+    packets: Ints
+    starts: Ints
+    types: npt.NDArray[np.uint8]
+
+    @classmethod
+    def of(cls, block: Block) -> BlockView:
+        """Look at a block."""
+        data = np.frombuffer(block.data, np.uint8)
+        packets = block.packets
+        starts = packets[~block.continuation] if block.continuation.any() else packets
+        return cls(block, data, packets, starts, data[starts + _TYPE_AT])
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    @property
+    def ends_in_transaction(self) -> bool:
+        """A transaction goes on behind the block."""
+        return not self.block.complete or not self.block.records[-1]["flags"] & Flag.LAST
+
+    def end_position(self, row: int) -> int:
+        """Where event `row` ends in its source file."""
+        start = int(self.starts[row])
+        ends = int.from_bytes(self.block.data[start + _LOG_POS_AT : start + _LOG_POS_AT + 4], "little")
+        entry = int(np.searchsorted(self.block.bounds, start, side="right")) - 1
+        base = int(self.block.records[entry]["start_pos"])
+        # The event has 32 bits of it; an entry is far smaller than 4 GiB.
+        return base + (ends - base) % (1 << 32)
+
+    def event(self, row: int) -> bytes:
+        """Event `row`, which must be a short one."""
+        start = int(self.starts[row])
+        length = int.from_bytes(self.block.data[start : start + 3], "little")
+        return bytes(self.block.data[start + EVENT_AT : start + PACKET_HEADER + length])
+
+    def mysql_groups(self, rows: Ints, checksum: bool) -> MysqlGroups:
+        """The GTIDs of the events `rows`, which are GTID events of MySQL. `index` counts within `rows`."""
+        events = self._events(rows)
+        return mysql_groups(self.block.data, events, np.full(len(events), checksum))
+
+    def mariadb_groups(self, rows: Ints, checksum: bool) -> MariadbGroups:
+        """The GTIDs of the events `rows`, which are GTID events of MariaDB. `index` counts within `rows`."""
+        events = self._events(rows)
+        return mariadb_groups(self.block.data, events, np.full(len(events), checksum))
+
+    def _events(self, rows: Ints) -> Events:
+        return Events.gather(self.block.data, self.starts[rows].astype(np.uint32))
+
+    def cut(self, keep: Bools, first: int, behind: int, *, carried: bool) -> tuple[Ints, Ints, Ints]:
+        """What is left of the events `first` to ``behind - 1`` when only those with `keep` are sent, in order:
+        (packets, starts of ranges of bytes, ends of these ranges).
+
+        `carried`: with the bytes before the first event, if `first` is 0.
+        """
+        kept = np.concatenate(([carried and not first], keep[first:behind]))
+        bounds = np.concatenate(([0], self.starts[first : behind + 1]))
+        if behind == len(self):
+            bounds = np.append(bounds, len(self.data))
+        edge = np.diff(kept.astype(np.int8), prepend=0, append=0)
+        starts, ends = bounds[np.flatnonzero(edge == 1)], bounds[np.flatnonzero(edge == -1)]
+        if len(self.starts) == len(self.packets):
+            packets = self.starts[first:behind][kept[1:]]
+        else:
+            begin, end = (0 if not first else int(bounds[1])), int(bounds[-1])
+            these = self.packets[np.searchsorted(self.packets, begin) : np.searchsorted(self.packets, end)]
+            packets = these[kept[np.searchsorted(self.starts[first:behind], these, side="right")]]
+        nonempty = starts < ends
+        return packets, starts[nonempty], ends[nonempty]
