@@ -315,7 +315,7 @@ class Batcher:
         events = block.events
         if self._repeated is None and np.isin(events.type[low:high], _GTIDS).any():
             raise self._diverged("the source sends transactions that the log does not know, where the log has others")
-        self._compare(memoryview(block.buffer)[block.start_of(low) : block.start_of(high)])
+        self._compare(block.buffer[block.start_of(low) : block.start_of(high)])
         acked = block.acked(block.packet_of(low), block.packet_of(high)) is not None
         if block.is_cut(high):
             self._unfinished = _Unfinished(repeated=True, at=end_pos - block.missing, ack=acked)
@@ -402,7 +402,7 @@ class Batcher:
         event.at += lengths
         acked = event.at if whole and event.ack else None
         if event.repeated:
-            self._compare(memoryview(block.buffer)[start:stop])
+            self._compare(block.buffer[start:stop])
             if acked is not None:
                 self._settled = (self._file, acked)
         else:
@@ -504,7 +504,7 @@ class Batcher:
         if block.is_cut(i + 1):
             raise StreamError(f"expected {type_name(kind)} in one packet, found one of {int(events.size[i])} bytes")
         start = int(events.start[i])
-        event = memoryview(block.buffer)[start : start + int(events.size[i])]
+        event = block.buffer[start : start + int(events.size[i])]
         if kind == EventType.ROTATE and (artificial or not log_pos):
             self._announce(Rotate.parse(event, checked))
             self._drop(block, i)

@@ -10,6 +10,8 @@ over. Memory is bounded by what is not released, one packet, and one block.
 
 from __future__ import annotations
 
+import mmap
+import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
 from struct import Struct
@@ -24,14 +26,17 @@ from kingbus_node.binlog.scan import (
     PACKET_HEADER,
     Offsets,
     is_continued,
-    packet_lengths,
     packet_offsets,
 )
 from kingbus_node.source.errors import Disconnected, SourceEnd, SourceError, StreamError
 from kingbus_node.source.semisync import PrefixStripper
 
-BLOCK: Final = 3 << 20
+BLOCK: Final = 4 << 20
 """Usual size of the buffer, in bytes."""
+PORTION: Final = 2 << 20
+"""Bytes to receive at once, at most, unless a packet is longer."""
+SPARE: Final = 8
+"""Buffers that are kept for later when they are not needed."""
 ROOM: Final = 256 << 10
 """`Framer.room` offers at least this many bytes."""
 COPY_BELOW: Final = 128 << 10
@@ -54,11 +59,41 @@ class Frame:
     acks: Sequence[int]
 
 
+class _Buffers:
+    """Makes buffers, and makes them again from memory that nobody looks at any more.
+
+    Fresh memory costs a page fault for every 4 KiB, which at the speed of a source that catches up is a good part of
+    all that a reader costs.
+    """
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._free: list[mmap.mmap] = []
+        self._lent: dict[int, object] = {}  # weak references to arrays
+
+    def get(self, least: int) -> memoryview:
+        """A buffer of at least `least` bytes, with anything in it."""
+        if least > self._size:
+            return np.empty(least, dtype=np.uint8).data
+        memory = self._free.pop() if self._free else mmap.mmap(-1, self._size)
+        array = np.frombuffer(memory, dtype=np.uint8)
+
+        # The array dies with the last view of it, in whatever thread that is.
+        def give_back(_: object, key: int = id(array)) -> None:
+            del self._lent[key]
+            if len(self._free) < SPARE:
+                self._free.append(memory)
+
+        self._lent[id(array)] = weakref.ref(array, give_back)
+        return array.data
+
+
 class Framer:
     """The receive buffer of one dump."""
 
     def __init__(self, *, semi_sync: bool, block: int = BLOCK) -> None:
-        self.buffer = bytearray(block)
+        self._buffers = _Buffers(block)
+        self.buffer = self._buffers.get(block)
         """Where the packets of frames lie. Replaced by `room` and `release`; offsets stay valid except as those say."""
         self._block = block
         self._stripper = PrefixStripper() if semi_sync else None
@@ -85,10 +120,10 @@ class Framer:
             length = _HEADER.unpack_from(self.buffer, self._raw)[0] & MAX_PACKET
             wanted = max(wanted, self._raw + PACKET_HEADER + length)
         if wanted > len(self.buffer):
-            grown = bytearray(max(wanted + ROOM, self._block))
-            grown[: self._fill] = memoryview(self.buffer)[: self._fill]
+            grown = self._buffers.get(max(wanted + ROOM, self._block))
+            grown[: self._fill] = self.buffer[: self._fill]
             self.buffer = grown
-        return memoryview(self.buffer)[self._fill :]
+        return self.buffer[self._fill : self._fill + max(wanted - self._fill, PORTION)]
 
     def received(self, count: int) -> None:
         """`count` bytes were received into `room()`."""
@@ -131,29 +166,26 @@ class Framer:
     def _move(self, source: int, target: int) -> None:
         """Close the gap between `target` and `source`, where bytes as received begin."""
         if source != target:
-            view = memoryview(self.buffer)
-            view[target : target + self._fill - source] = view[source : self._fill]
+            self.buffer[target : target + self._fill - source] = self.buffer[source : self._fill]
             self._fill -= source - target
 
     def _find_end(self, packets: Offsets) -> int | None:
         """Index of the first packet that is not part of an event, with `_end` set to what it means."""
-        lengths = packet_lengths(self.buffer, packets)
-        first = packets < CONTINUATION
-        at = (packets & np.uint32(OFFSET_MASK)).astype(np.int64) + PACKET_HEADER
-        # An empty packet has no status byte; the byte behind it may be beyond what was received.
-        status = np.frombuffer(self.buffer, dtype=np.uint8)[np.minimum(at, len(self.buffer) - 1)]
-        odd = first & ((status != 0) | (lengths == 0))
+        first = np.flatnonzero(packets < CONTINUATION)
+        status = packets[first].astype(np.int64) + PACKET_HEADER
+        # The status "byte" of an empty packet may lie behind what was received, but nothing good begins with one.
+        odd = np.frombuffer(self.buffer, dtype=np.uint8)[np.minimum(status, len(self.buffer) - 1)]
         if not odd.any():
             return None
-        i = int(np.argmax(odd))
-        start = int(at[i])
-        self._end = _meaning(bytes(memoryview(self.buffer)[start : start + min(int(lengths[i]), 4096)]))
-        return i
+        i = int(np.argmax(odd != 0))
+        start = int(status[i])
+        length = _HEADER.unpack_from(self.buffer, start - PACKET_HEADER)[0] & MAX_PACKET
+        self._end = _meaning(bytes(self.buffer[start : start + min(length, 4096)]))
+        return int(first[i])
 
     def drop(self, start: int, end: int) -> None:
         """Remove `buffer[start:end]`, whole finished packets: everything behind moves up by `end - start`."""
-        view = memoryview(self.buffer)
-        view[start : start + self._fill - end] = view[end : self._fill]
+        self.buffer[start : start + self._fill - end] = self.buffer[end : self._fill]
         count = end - start
         self._done -= count
         self._raw -= count
@@ -166,14 +198,14 @@ class Framer:
         afterwards. The views stay unchanged as long as anyone holds them.
         """
         total = sum(end - start for start, end in stretches)
-        old = memoryview(self.buffer)
+        old = self.buffer
         if total < COPY_BELOW:
             taken = [memoryview(bytes(old[start:end])) for start, end in stretches]
             self.drop(0, keep)
             return taken
         taken = [old[start:end].toreadonly() for start, end in stretches]
         rest = self._fill - keep
-        self.buffer = bytearray(max(self._block, rest + ROOM))
+        self.buffer = self._buffers.get(max(self._block, rest + ROOM))
         self.buffer[:rest] = old[keep : self._fill]
         self._done -= keep
         self._raw -= keep

@@ -98,7 +98,7 @@ class Block:
 
     __slots__ = ("_acks", "buffer", "end", "events", "missing", "packets")
 
-    def __init__(self, buffer: bytearray, frame: Frame, events: Events) -> None:
+    def __init__(self, buffer: memoryview, frame: Frame, events: Events) -> None:
         self.buffer = buffer
         self.packets = frame.packets
         self.end = frame.end

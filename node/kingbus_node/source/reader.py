@@ -33,7 +33,7 @@ from kingbus_node.source.batch import TARGET, Batcher, Counters, Outgoing
 from kingbus_node.source.checks import Replica, SourceFacts, gtid_position, introduce, set_connect_state
 from kingbus_node.source.connection import SourceConnection
 from kingbus_node.source.errors import Disconnected, PositionGone, Refused, SourceEnd, SourceError, Stopped
-from kingbus_node.source.framing import Framer
+from kingbus_node.source.framing import PORTION, Framer
 from kingbus_node.source.link import Link, Wakeup
 from kingbus_node.source.refusals import meaning_of
 from kingbus_node.source.requests import semi_sync_ack
@@ -58,8 +58,6 @@ MISSED_HEARTBEATS: Final = 4
 """A source that is silent for so many periods is gone, or the network is."""
 PATIENCE: Final = 120.0
 """Seconds of silence that are fine while the source is looking for the place to begin at."""
-PORTION: Final = 1 << 20
-"""Bytes to receive before looking at what they are."""
 
 
 class SourceState(StrEnum):

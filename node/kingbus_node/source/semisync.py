@@ -45,7 +45,7 @@ class PrefixStripper:
         """Bytes of an unfinished packet right behind what `strip` reported as finished."""
         return self._begun
 
-    def strip(self, buf: bytearray, packets: Offsets, end: int, write: int) -> tuple[Offsets, list[int], int]:
+    def strip(self, buf: memoryview, packets: Offsets, end: int, write: int) -> tuple[Offsets, list[int], int]:
         """Rewrite the raw `packets`, which end at `end`, to `buf[write:]`; `write` is at or before the first of them.
 
         Returns (packets, acks, written): the finished packets, the indices of those whose event wants an
@@ -75,9 +75,8 @@ class PrefixStripper:
             low = high
         return np.array(out, dtype=np.uint32), acks, write
 
-    def _long(self, buf: bytearray, at: int, length: int, write: int, out: list[int], acks: list[int]) -> int:
+    def _long(self, buf: memoryview, at: int, length: int, write: int, out: list[int], acks: list[int]) -> int:
         """One packet of an event that has several; returns where the written bytes end now."""
-        view = memoryview(buf)
         read, stop = at + PACKET_HEADER, at + PACKET_HEADER + length
         if not self._left and not self._begun:
             _check_prefix(buf, at, length)
@@ -99,7 +98,7 @@ class PrefixStripper:
                 write = self._begin(buf, write)
             count = min(stop - read, self._whole(buf, write) - self._begun)
             if count and write != read:
-                view[write : write + count] = view[read : read + count]
+                buf[write : write + count] = buf[read : read + count]
             read, write = read + count, write + count
             self._begun += count
             self._left -= count
@@ -107,18 +106,18 @@ class PrefixStripper:
                 write = self._finish(buf, write, out, acks)
         return write
 
-    def _begin(self, buf: bytearray, write: int) -> int:
+    def _begin(self, buf: memoryview, write: int) -> int:
         """Write the header of the event's next packet."""
         buf[write : write + PACKET_HEADER] = _SIZE.pack(min(self._left, MAX_PACKET))
         self._begun = PACKET_HEADER
         return write + PACKET_HEADER
 
-    def _whole(self, buf: bytearray, write: int) -> int:
+    def _whole(self, buf: memoryview, write: int) -> int:
         """How many bytes the packet being written will have, its header included."""
         length: int = _SIZE.unpack_from(buf, write - self._begun)[0] & MAX_PACKET
         return PACKET_HEADER + length
 
-    def _finish(self, buf: bytearray, write: int, out: list[int], acks: list[int]) -> int:
+    def _finish(self, buf: memoryview, write: int, out: list[int], acks: list[int]) -> int:
         """The packet is complete. A full one is always continued, by an empty one if need be."""
         start, full = write - self._begun, self._begun == PACKET_HEADER + MAX_PACKET
         if self._first:
@@ -133,7 +132,7 @@ class PrefixStripper:
         return write
 
 
-def _compact(buf: bytearray, at: Ints, lengths: Ints, end: int, write: int) -> tuple[Offsets, Ints]:
+def _compact(buf: memoryview, at: Ints, lengths: Ints, end: int, write: int) -> tuple[Offsets, Ints]:
     """Move one-packet events, from `at[0]` to `end`, to `write`, each without its prefix. Returns packets and flags."""
     raw = np.frombuffer(buf, dtype=np.uint8)
     if lengths.min() < _LEAST:
@@ -157,7 +156,7 @@ def _compact(buf: bytearray, at: Ints, lengths: Ints, end: int, write: int) -> t
     return moved.astype(np.uint32), flags.astype(np.int64)
 
 
-def _check_prefix(buf: bytearray, at: int, length: int) -> None:
+def _check_prefix(buf: memoryview, at: int, length: int) -> None:
     if length < _LEAST:
         raise StreamError(f"a semi-sync packet of {length} bytes has no room for a prefix and an event header")
     magic, flag = buf[at + EVENT_AT], buf[at + EVENT_AT + 1]
