@@ -1,0 +1,176 @@
+"""Speed of ingest: one node's source reader and log, beside ``mysqlbinlog --raw`` to the same disk in the same run.
+
+``python -m bench.ingest [--release mysql-9.7|mariadb-10.11] [--small MB] [--rows MB] [--folder DIR]``. A real server
+is filled once per workload; then both read all of its binlog, each from the beginning, alternating. Ingest ends when
+all is fsynced and committed; mysqlbinlog does not sync. Without TLS, as a replica's default is. Workloads:
+
+small   transactions of 5 events of about 100 bytes, one row each
+rows    transactions of one row of 200 kB
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from kingbus_node.config import SourceSettings
+from kingbus_node.demo.instance import REPLICATION_PASSWORD, REPLICATION_USER, Options, Server
+from kingbus_node.demo.servers import Flavor, ensure
+from kingbus_node.raft.single import SingleNode
+from kingbus_node.source.checks import Replica
+from kingbus_node.source.reader import SourceReader
+from kingbus_node.store.log import Log
+
+ROUNDS = 3
+_UUID = "77777777-0000-11f1-9062-02fc00000001"
+_OPTIONS: Options = {"max-binlog-size": "256M", "innodb-redo-log-capacity": "1G", "innodb-buffer-pool-size": "256M"}
+_MARIADB_OPTIONS: Options = {"max-binlog-size": "256M", "innodb-log-file-size": "512M"}
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """The best of the rounds. `bytes` and `events` of binlog; seconds each took."""
+
+    workload: str
+    bytes: int
+    events: int
+    ingest: float
+    tool: float
+
+    @property
+    def ratio(self) -> float:
+        """Speed of ingest as a multiple of the tool's."""
+        return self.tool / self.ingest
+
+    def __str__(self) -> str:
+        def speed(seconds: float) -> str:
+            return f"{self.bytes / 1e6 / seconds:7.0f} MB/s {self.events / 1e6 / seconds:6.2f} M events/s"
+
+        return f"{self.workload:6} {speed(self.ingest)}   mysqlbinlog --raw {speed(self.tool)}   {self.ratio:5.2f} x"
+
+
+def fill_small(server: Server, megabytes: int) -> None:
+    """Transactions of one small row, by a procedure."""
+    server.sql(
+        "CREATE DATABASE bench_small",
+        "CREATE TABLE bench_small.t (id INT PRIMARY KEY AUTO_INCREMENT, v VARCHAR(100))",
+        "CREATE PROCEDURE bench_small.fill(n INT) "
+        "BEGIN WHILE n > 0 DO INSERT INTO bench_small.t (v) VALUES (REPEAT('x', 80)); SET n = n - 1; END WHILE; END",
+        f"CALL bench_small.fill({megabytes * 1_000_000 // 400})",
+        "FLUSH BINARY LOGS",
+    )
+
+
+def fill_rows(server: Server, megabytes: int) -> None:
+    """Transactions of one row of 200 kB."""
+    server.sql(
+        "CREATE DATABASE bench_rows",
+        "CREATE TABLE bench_rows.t (id INT PRIMARY KEY AUTO_INCREMENT, v LONGBLOB)",
+        "CREATE PROCEDURE bench_rows.fill(n INT) "
+        "BEGIN WHILE n > 0 DO INSERT INTO bench_rows.t (v) VALUES (REPEAT('x', 200000)); "
+        "IF n % 500 = 0 THEN DELETE FROM bench_rows.t; END IF; SET n = n - 1; END WHILE; END",
+        f"CALL bench_rows.fill({megabytes * 5})",
+        "FLUSH BINARY LOGS",
+    )
+
+
+WORKLOADS = {"small": fill_small, "rows": fill_rows}
+
+
+def tool_seconds(server: Server, folder: Path) -> float:
+    """Let the flavour's own tool fetch all files."""
+    command = [
+        str(server.binaries.binlog), "--no-defaults", "--raw", f"--result-file={folder}/", "--host=127.0.0.1",
+        f"--port={server.port}", f"--user={REPLICATION_USER}", "--to-last-log", "--read-from-remote-server",
+    ]  # fmt: skip
+    mysql = server.flavor is Flavor.MYSQL
+    command += ["--ssl-mode=DISABLED", "--get-server-public-key"] if mysql else ["--skip-ssl"]
+    environment = {**os.environ, "MYSQL_PWD": REPLICATION_PASSWORD}
+    start = time.perf_counter()
+    subprocess.run([*command, server.binary_logs()[0]], env=environment, check=True)
+    return time.perf_counter() - start
+
+
+def ingest_seconds(server: Server, folder: Path, size: int) -> tuple[float, int]:
+    """Let a reader fetch all into a log; seconds until `size` bytes are committed, and how many events there were."""
+    password = folder / "password"
+    password.write_text(REPLICATION_PASSWORD)
+    settings = SourceSettings.model_validate(
+        {
+            "endpoints": [f"127.0.0.1:{server.port}"],
+            "user": REPLICATION_USER,
+            "password_file": password,
+            "tls": {"mode": "disabled"},
+        }
+    )
+    log = Log.open(folder / "log")
+    node = SingleNode(log, "bench")
+    reader = SourceReader(settings, log, node, Replica(4242, _UUID))
+    node.add_commit_listener(reader.committed)
+    start = time.perf_counter()
+    reader.start()
+    try:
+        last = server.binary_logs()[-1]
+        end = int(str(server.table("SHOW BINARY LOGS")[-1]["File_size"]))
+        while True:
+            file = log.state.file
+            if file is not None and file.source_name == last and file.end_pos >= end:
+                break
+            status = reader.status()
+            if status.error is not None or time.perf_counter() - start > 600:
+                raise SystemExit(f"ingest of {size} bytes failed: {status}")
+            time.sleep(0.005)
+        took = time.perf_counter() - start
+        return took, reader.status().events
+    finally:
+        reader.stop()
+        node.close()
+        log.close()
+
+
+def measure(workload: str, release: str, megabytes: int, folder: Path) -> Result:
+    """Fill a server, read it by both ways."""
+    with tempfile.TemporaryDirectory(dir=folder) as work:
+        options = _OPTIONS if release.startswith("mysql") else _MARIADB_OPTIONS
+        with Server(ensure(release), Path(work) / "server", server_id=1, options=options) as server:
+            WORKLOADS[workload](server, megabytes)
+            size = sum(int(str(row["File_size"])) for row in server.table("SHOW BINARY LOGS"))
+            ingest: list[float] = []
+            tool: list[float] = []
+            events = 0
+            for _ in range(ROUNDS):
+                with tempfile.TemporaryDirectory(dir=work) as target:
+                    tool.append(tool_seconds(server, Path(target)))
+                with tempfile.TemporaryDirectory(dir=work) as target:
+                    took, events = ingest_seconds(server, Path(target), size)
+                    ingest.append(took)
+    return Result(workload, size, events, min(ingest), min(tool))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description="Speed of ingest beside mysqlbinlog --raw.")
+    parser.add_argument("--release", default="mysql-9.7", help="the server to read from")
+    parser.add_argument("--small", type=int, default=150, metavar="MB", help="binlog of small transactions, 0 for none")
+    parser.add_argument("--rows", type=int, default=800, metavar="MB", help="binlog of big rows, 0 for none")
+    parser.add_argument(
+        "--folder", type=Path, default=None, help="where to put everything (default: the temporary one)"
+    )
+    options = parser.parse_args(arguments)
+    for workload in WORKLOADS:
+        megabytes: int = getattr(options, workload)
+        if megabytes:
+            print(measure(workload, options.release, megabytes, options.folder), flush=True)
+    print(f"peak memory of this process: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MB")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
