@@ -395,7 +395,7 @@ class _Parser:
         name = first.value if first.kind is Kind.STRING else self._text[first.start : self._tokens[self._at - 1].end]
         if self._take("AS"):
             name = self._string() if self._token.kind is Kind.STRING else self._name()
-        elif self._token.kind is Kind.QUOTED or (
+        elif self._token.kind in (Kind.QUOTED, Kind.STRING) or (
             self._token.kind is Kind.WORD and not self._token.is_word(*_AFTER_ITEM)
         ):
             name = self._next().value
