@@ -81,7 +81,7 @@ def file_sizes(chain: Chain) -> dict[str, int]:
 
 def some(values: Sequence[int], count: int) -> list[int]:
     """About `count` of the values, spread evenly, with the first and the last."""
-    return sorted({values[n * (len(values) - 1) // max(count - 1, 1)] for n in range(count)})
+    return sorted({values[n * (len(values) - 1) // (count - 1)] for n in range(count)}) if values else []
 
 
 def mysql_gtid_requests(chain: Chain) -> Iterator[Request]:
