@@ -17,10 +17,16 @@ from kingbus_node.binlog.errors import BinlogError
 from kingbus_node.binlog.gtid import MAX_NUMBER, GtidSet, Source
 from kingbus_node.binlog.mariadb import MariadbGtid, MariadbState
 from kingbus_node.binlog.scan import Bools, Events, Ints, gather
-from kingbus_node.binlog.tagged import decode_tagged
+from kingbus_node.binlog.tagged import TaggedIdentities
 
 ANONYMOUS: Final = -1
 """Source code of a group without a GTID."""
+
+_ASSIGNED, _ANONYMOUS, _TAGGED = 1, 2, 3
+_MYSQL_KINDS: Final = np.zeros(256, dtype=np.uint8)
+_MYSQL_KINDS[[EventType.GTID, EventType.ANONYMOUS_GTID, EventType.GTID_TAGGED]] = (_ASSIGNED, _ANONYMOUS, _TAGGED)
+_MARIADB_KIND: Final = int(EventType.MARIADB_GTID)
+_STANDALONE: Final = int(MariadbGtidFlag.STANDALONE)
 
 _MYSQL_GTID = np.dtype([("flags", "u1"), ("uuid", "V16"), ("number", "<i8")])
 _MARIADB_GTID = np.dtype([("sequence", "<u8"), ("domain", "<u4"), ("flags2", "u1")])
@@ -126,44 +132,61 @@ Groups: TypeAlias = MysqlGroups | MariadbGroups
 
 def mysql_groups(buf: Buffer, events: Events, checksummed: Bools) -> MysqlGroups:
     """The groups that begin among `events`, which lie in `buf`. `checksummed`: which events end in a CRC32."""
-    kind = events.type
-    index = np.flatnonzero(
-        (kind == EventType.GTID) | (kind == EventType.ANONYMOUS_GTID) | (kind == EventType.GTID_TAGGED)
-    )
-    body = index[kind[index] != EventType.GTID_TAGGED]
-    _check_size(events, checksummed, body, _MYSQL_GTID.itemsize, "a GTID event")
-    record = gather(buf, events.start[body] + HEADER_LENGTH, _MYSQL_GTID)
+    kinds = _MYSQL_KINDS[events.type]
+    index = kinds.nonzero()[0]
+    kinds = kinds[index]
     source = np.full(len(index), ANONYMOUS, dtype=np.int64)
     number = np.zeros(len(index), dtype=np.int64)
     known: dict[Source, int] = {}
-    assigned = kind[body] == EventType.GTID
-    plain = record[assigned]
-    if len(plain):
-        numbers = np.ascontiguousarray(plain["number"])
-        bad = (numbers < 1) | (numbers > MAX_NUMBER)
-        if bad.any():
-            i = int(np.argmax(bad))
-            where = int(events.start[body[assigned][i]])
-            raise BinlogError(f"expected a GTID number in 1 .. 2**63 - 2, found {int(numbers[i])}", where)
-        rows = np.flatnonzero(kind[index] == EventType.GTID)
-        number[rows] = numbers
-        source[rows] = _codes(np.ascontiguousarray(plain["uuid"]), known)
-    for row in np.flatnonzero(kind[index] == EventType.GTID_TAGGED).tolist():
-        i = index[row]
-        start = int(events.start[i]) + HEADER_LENGTH
-        end = int(events.start[i]) + int(events.size[i]) - CHECKSUM_LENGTH * int(checksummed[i])
-        try:
-            gtid = decode_tagged(memoryview(buf)[start:end])
-        except BinlogError as error:
-            raise BinlogError(f"tagged GTID: {error}", start) from None
-        number[row] = gtid.number
-        source[row] = known.setdefault((gtid.uuid, gtid.tag), len(known))
+    fixed = (kinds != _TAGGED).nonzero()[0]
+    if len(fixed):
+        rows = index[fixed]
+        _check_size(events, checksummed, rows, _MYSQL_GTID.itemsize, "a GTID event")
+        record = gather(buf, events.start[rows] + HEADER_LENGTH, _MYSQL_GTID)
+        assigned = kinds[fixed] == _ASSIGNED
+        _read_fixed(events.start[rows], fixed, record, assigned, source, number, known)
+    tagged = (kinds == _TAGGED).nonzero()[0]
+    if len(tagged):
+        rows = index[tagged]
+        _check_size(events, checksummed, rows, 0, "a tagged GTID event")
+        start = events.start[rows] + HEADER_LENGTH
+        end = start - HEADER_LENGTH + events.size[rows] - CHECKSUM_LENGTH * checksummed[rows]
+        identities = TaggedIdentities()
+        for row, low, high in zip(tagged.tolist(), start.tolist(), end.tolist(), strict=True):
+            try:
+                key, number[row] = identities.read(bytes(buf[low:high]))
+            except BinlogError as error:
+                raise BinlogError(f"tagged GTID: {error}", low) from None
+            source[row] = known.setdefault(key, len(known))
     return MysqlGroups(index, source, number, tuple(known))
+
+
+def _read_fixed(
+    start: Ints,
+    rows: Ints,
+    record: npt.NDArray[np.void],
+    assigned: Bools,
+    source: Ints,
+    number: Ints,
+    known: dict[Source, int],
+) -> None:
+    """Fill in `source` and `number` at `rows` from GTID events without tag; `start`: where those are."""
+    if not assigned.all():
+        start, rows, record = start[assigned], rows[assigned], record[assigned]
+    if not len(rows):
+        return
+    numbers = np.ascontiguousarray(record["number"])
+    bad = (numbers < 1) | (numbers > MAX_NUMBER)
+    if bad.any():
+        i = int(np.argmax(bad))
+        raise BinlogError(f"expected a GTID number in 1 .. 2**63 - 2, found {int(numbers[i])}", int(start[i]))
+    number[rows] = numbers
+    source[rows] = _codes(np.ascontiguousarray(record["uuid"]), known)
 
 
 def mariadb_groups(buf: Buffer, events: Events, checksummed: Bools) -> MariadbGroups:
     """The groups that begin among `events`, which lie in `buf`. `checksummed`: which events end in a CRC32."""
-    index = np.flatnonzero(events.type == EventType.MARIADB_GTID)
+    index = (events.type == _MARIADB_KIND).nonzero()[0]
     _check_size(events, checksummed, index, _MARIADB_GTID.itemsize, "a GTID event")
     record = gather(buf, events.start[index] + HEADER_LENGTH, _MARIADB_GTID)
     return MariadbGroups(
@@ -171,7 +194,7 @@ def mariadb_groups(buf: Buffer, events: Events, checksummed: Bools) -> MariadbGr
         np.ascontiguousarray(record["domain"]),
         events.server_id[index],
         np.ascontiguousarray(record["sequence"]),
-        (record["flags2"] & MariadbGtidFlag.STANDALONE) != 0,
+        (record["flags2"] & _STANDALONE) != 0,
     )
 
 
@@ -187,6 +210,8 @@ def _codes(uuids: npt.NDArray[np.void], known: dict[Source, int]) -> Ints:
 
 def _check_size(events: Events, checksummed: Bools, rows: Ints, body: int, what: str) -> None:
     """BinlogError unless each of the events has at least `body` bytes between header and checksum."""
+    if not len(rows):
+        return
     held = events.size[rows].astype(np.int64) - HEADER_LENGTH - CHECKSUM_LENGTH * checksummed[rows]
     if (held < body).any():
         i = int(np.argmax(held < body))

@@ -45,6 +45,7 @@ _U32 = Struct("<I")
 COMPLETE: Final = -1
 """Value of `Events.missing`: the block ends where an event ends."""
 
+_FORMAT_DESCRIPTION: Final = int(EventType.FORMAT_DESCRIPTION)
 _FORMAT_LEAST: Final = HEADER_LENGTH + 2 + 50 + 4 + 1 + 1 + CHECKSUM_LENGTH
 _VERSION = re.compile(r"(\d{1,9})\.(\d{1,9})(?:\.(\d{1,9}))?")
 
@@ -164,7 +165,7 @@ class Events:
         """
         lengths = packet_lengths(buf, packets)
         at = (packets & np.uint32(OFFSET_MASK)).astype(np.int64)
-        first = np.flatnonzero(packets < CONTINUATION)
+        first = (packets < CONTINUATION).nonzero()[0]
         begins = at[first]
         short = lengths[first] < 1 + HEADER_LENGTH
         if short.any():
@@ -201,7 +202,7 @@ class Events:
         its server is older than checksums.
         """
         out = np.full(len(self), algorithm is ChecksumAlgorithm.CRC32)
-        for i in np.flatnonzero(self.type == EventType.FORMAT_DESCRIPTION):
+        for i in (self.type == _FORMAT_DESCRIPTION).nonzero()[0].tolist():
             start = int(self.start[i])
             algorithm = format_checksum(memoryview(buf)[start : start + int(self.size[i])])
             out[i] = algorithm is not ChecksumAlgorithm.UNDEFINED

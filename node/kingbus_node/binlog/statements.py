@@ -29,6 +29,7 @@ COMMIT: Final = 2
 QUERY_HEADER: Final = 13
 """Bytes of a QUERY event's post-header; then status variables, schema, a NUL, the statement."""
 
+_QUERY: Final = int(EventType.QUERY)
 _POST_HEADER = np.dtype(
     [("thread_id", "<u4"), ("seconds", "<u4"), ("schema", "u1"), ("error", "<u2"), ("status", "<u2")]
 )
@@ -67,7 +68,7 @@ def statement_kinds(
     length = end - at
     if (length < 0).any():
         raise BinlogError("expected a QUERY event with a statement, found its end before", _first(start, length < 0))
-    plain = events.type[rows] == EventType.QUERY
+    plain = events.type[rows] == _QUERY
     _exact(buf, out, at, plain & (length == 5), _FIVE, b"BEGIN", BEGIN if flavor is Flavor.MYSQL else STATEMENT)
     _exact(buf, out, at, plain & (length == 6), _SIX, b"COMMIT", COMMIT)
     if flavor is Flavor.MARIADB:
@@ -75,7 +76,9 @@ def statement_kinds(
         for i in np.flatnonzero(~plain & (length > 2)).tolist():
             out[i] = _compressed_kind(memoryview(buf)[int(at[i]) : int(end[i])])
         return out
-    undecided = np.flatnonzero(plain & (length >= 8))
+    undecided = (plain & (length >= 8)).nonzero()[0]
+    if not len(undecided):
+        return out
     letter = gather(buf, at[undecided], _FIRST)["first"] | 0x20
     for i in undecided[(letter == ord("r")) | (letter == ord("x")) | (letter == ord("c"))].tolist():
         low, high = int(at[i]), min(int(end[i]), len(buf))
@@ -117,7 +120,9 @@ def _exact(
     kind: int,
 ) -> None:
     """Set `kind` where a statement, one of `candidates`, which have its length, is `text`."""
-    rows = np.flatnonzero(candidates)
+    rows = candidates.nonzero()[0]
+    if not len(rows):
+        return
     out[rows[gather(buf, at[rows], dtype)["text"] == text]] = kind
 
 

@@ -15,12 +15,15 @@ from typing import Final
 
 from kingbus_node.binlog.constants import Buffer
 from kingbus_node.binlog.errors import BinlogError
-from kingbus_node.binlog.gtid import MAX_NUMBER, normalize_tag
+from kingbus_node.binlog.gtid import MAX_NUMBER, Source, normalize_tag
 
 _VERSION: Final = 1
 
 _FLAGS, _UUID, _NUMBER, _TAG, _LAST_COMMITTED, _SEQUENCE_NUMBER = range(6)
 _IMMEDIATE_TIMESTAMP, _ORIGINAL_TIMESTAMP, _LENGTH, _IMMEDIATE_VERSION, _ORIGINAL_VERSION, _TICKET = range(6, 12)
+_HEAD: Final = 2
+"""Bytes of version and size, if the size is below 128."""
+_KEY_END: Final = 20
 _SIGNED: Final = frozenset((_NUMBER, _LAST_COMMITTED, _SEQUENCE_NUMBER))
 
 
@@ -59,7 +62,11 @@ class TaggedGtid:
 
 def decode_tagged(body: Buffer) -> TaggedGtid:
     """Decode the body of a GTID_TAGGED event, without header and checksum."""
-    view = memoryview(body)
+    return _decode(memoryview(body))[0]
+
+
+def _decode(view: memoryview) -> tuple[TaggedGtid, dict[int, slice]]:
+    """The fields, and where in `view` each of them is, its number included."""
     version, at = read_varlen(view, 0)
     if version != _VERSION:
         raise BinlogError(f"expected serialization format {_VERSION}, found {version}", 0)
@@ -68,6 +75,7 @@ def decode_tagged(body: Buffer) -> TaggedGtid:
         raise BinlogError(f"expected a tagged GTID of {len(view)} bytes, found size field {size}", 1)
     required, at = read_varlen(view, at)
     numbers: dict[int, int] = {}
+    places: dict[int, slice] = {}
     uuid: bytes | None = None
     tag = ""
     previous = -1
@@ -94,12 +102,13 @@ def decode_tagged(body: Buffer) -> TaggedGtid:
         else:
             value, at = read_varlen(view, at)
             numbers[field] = (-(value >> 1) - 1 if value & 1 else value >> 1) if field in _SIGNED else value
+        places[field] = slice(where, at)
     number = numbers.get(_NUMBER, 0)
     if uuid is None or not 1 <= number <= MAX_NUMBER:
         raise BinlogError(f"expected a uuid and a number in 1 .. 2**63 - 2 in a tagged GTID, found number {number}", 0)
     immediate = numbers.get(_IMMEDIATE_TIMESTAMP, 0)
     version_number = numbers.get(_IMMEDIATE_VERSION, 0)
-    return TaggedGtid(
+    gtid = TaggedGtid(
         flags=numbers.get(_FLAGS, 0),
         uuid=uuid,
         number=number,
@@ -112,6 +121,44 @@ def decode_tagged(body: Buffer) -> TaggedGtid:
         immediate_server_version=version_number,
         original_server_version=numbers.get(_ORIGINAL_VERSION, version_number),
     )
+    return gtid, places
+
+
+class TaggedIdentities:
+    """Reads only what identifies tagged GTIDs, and remembers what surrounded their numbers.
+
+    Nearly all tagged GTIDs of a stream are of a few sources and differ in their numbers only, so most are read by
+    comparing bytes, ten times as fast. Memory grows with the number of sources; meant for one block.
+    """
+
+    __slots__ = ("_known",)
+
+    def __init__(self) -> None:
+        # By the first bytes: all bytes before the number, those of the tag's field after it, and the source.
+        self._known: dict[bytes, tuple[bytes, bytes, Source]] = {}
+
+    def read(self, body: bytes) -> tuple[Source, int]:
+        """((uuid, tag), number) of the body of a GTID_TAGGED event."""
+        key = body[_HEAD:_KEY_END]
+        known = self._known.get(key)
+        if known is not None:
+            prefix, tag, source = known
+            at = _HEAD + len(prefix)
+            if body.startswith(prefix, _HEAD) and body.startswith(_short_head(body)):
+                doubled, at = read_varlen(memoryview(body), at)
+                if body.startswith(tag, at) and not doubled & 1 and 1 <= doubled >> 1 <= MAX_NUMBER:
+                    return source, doubled >> 1
+        gtid, fields = _decode(memoryview(body))
+        source = (gtid.uuid, gtid.tag)
+        if _TAG in fields and body.startswith(_short_head(body)):
+            number, tag_field = fields[_NUMBER], fields[_TAG]
+            self._known[key] = (body[_HEAD : number.start + 1], body[tag_field.start : tag_field.stop], source)
+        return source, gtid.number
+
+
+def _short_head(body: bytes) -> bytes:
+    """What a body begins with if its size takes one byte, as it does below 128."""
+    return bytes((_VERSION << 1, len(body) << 1 & 0xFF)) if len(body) < 128 else b"\xff"
 
 
 def _read_uuid(view: memoryview, at: int) -> tuple[bytes, int]:

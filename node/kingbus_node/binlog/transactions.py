@@ -171,7 +171,8 @@ class TransactionTracker:
         kinds = self._classify(buf, events, checksummed, groups)
         groups = _joined(self._carried, groups)
         walk = _Walk(self._state, -1 if self._state != _NONE else None)
-        significant = np.flatnonzero(kinds > (_PART if (kinds == _ALONE).any() or self._state == _SINGLE else _ROWS))
+        rows_end_it = self._state == _SINGLE or bool((kinds == _ALONE).any())
+        significant = (kinds > (_PART if rows_end_it else _ROWS)).nonzero()[0]
         walk.run(significant.tolist(), kinds[significant].tolist(), events)
         starts = np.array(walk.starts, dtype=np.int64)
         ends = np.array(walk.ends, dtype=np.int64)
@@ -209,7 +210,7 @@ class TransactionTracker:
             i = int(np.argmax(foreign))
             name = type_name(int(events.type[i]))
             raise BinlogError(f"expected the events of a {self.flavor} server, found {name}", int(events.start[i]))
-        queries = np.flatnonzero(kinds == _STATEMENT)
+        queries = (kinds == _STATEMENT).nonzero()[0]
         kinds[queries] = _CLASS_OF_STATEMENT[statement_kinds(buf, events, queries, checksummed, self.flavor)]
         if isinstance(groups, MariadbGroups):
             kinds[groups.index[groups.standalone]] = _ALONE

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from kingbus_node.binlog.errors import BinlogError
 from kingbus_node.binlog.gtid import MAX_NUMBER
-from kingbus_node.binlog.tagged import decode_tagged, read_varlen
+from kingbus_node.binlog.tagged import TaggedIdentities, decode_tagged, read_varlen
 
 
 def body(event: bytes) -> bytes:
@@ -100,3 +100,36 @@ def test_unless_they_may_not_be() -> None:
 def test_damage_is_refused(data: bytes, error: str) -> None:
     with pytest.raises(BinlogError, match=error):
         decode_tagged(data)
+
+
+SOURCES = st.tuples(
+    st.sampled_from([bytes(16), bytes(range(120, 136)), b"\x7f" * 16, b"\xff" * 16, bytes(15) + b"\x80"]),
+    st.sampled_from(["a", "aa", "red", "x" * 32]),
+)
+NUMBERS = st.one_of(st.integers(1, 300), st.integers(1, MAX_NUMBER))
+
+
+@given(st.lists(st.tuples(SOURCES, NUMBERS), max_size=30))
+def test_identities_are_read_alike_from_first_and_later_events_of_a_source(
+    gtids: list[tuple[tuple[bytes, str], int]],
+) -> None:
+    identities = TaggedIdentities()
+    for (uuid, tag), number in gtids:
+        data = body(make.Maker().tagged_gtid(number, tag, uuid))
+        assert identities.read(data) == ((uuid, tag), number)
+
+
+@given(st.lists(st.tuples(SOURCES, NUMBERS), min_size=1, max_size=5), st.data())
+def test_what_was_read_before_does_not_hide_damage_before_the_tag(
+    gtids: list[tuple[tuple[bytes, str], int]], draw: st.DataObject
+) -> None:
+    identities = TaggedIdentities()
+    for (uuid, tag), number in gtids:
+        data = bytearray(body(make.Maker().tagged_gtid(number, tag, uuid)))
+        identities.read(bytes(data))
+        data[draw.draw(st.integers(0, len(data) - 1))] ^= draw.draw(st.integers(1, 255))
+        try:
+            expected = decode_tagged(data)
+        except BinlogError:
+            continue
+        assert identities.read(bytes(data)) == ((expected.uuid, expected.tag), expected.number)
