@@ -1,0 +1,149 @@
+"""The users file: what it may say, how mistakes are told, and that changes are followed."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pytest
+
+from kingbus_node.serve import users as module
+from kingbus_node.serve.users import Users, UsersError, load_users
+from kingbus_node.wire.auth import Account, Plugin, native_hash, sha2_digest
+
+STORED = (
+    "0x244124303041247E44552A72612515321C73795F4E19645E330118454D616153426E7949312E3533674E41335854583430644A7236587648"
+    "696E6169446C554A43595A75552F"
+)
+NATIVE = "*" + native_hash(b"replpw").hex().upper()
+
+
+def load(folder: Path, text: str) -> dict[str, Account]:
+    path = folder / "users.yaml"
+    path.write_text(text)
+    return load_users(path)[0]
+
+
+def test_a_password_may_prove_itself_by_both_plugins(tmp_path: Path) -> None:
+    account = load(tmp_path, "- {user: repl, password: replpw}")["repl"]
+    assert account.plugins == (Plugin.CACHING_SHA2, Plugin.NATIVE)
+    assert (account.native, account.sha2) == (native_hash(b"replpw"), sha2_digest(b"replpw"))
+    assert "replpw" not in repr(account)
+
+
+def test_plugins_may_be_limited_and_ordered(tmp_path: Path) -> None:
+    text = "- {user: a, password: x, plugins: [mysql_native_password, caching_sha2_password]}\n"
+    text += "- {user: b, password: x, plugins: [caching_sha2_password]}"
+    accounts = load(tmp_path, text)
+    assert accounts["a"].plugins == (Plugin.NATIVE, Plugin.CACHING_SHA2)
+    assert accounts["b"].plugins == (Plugin.CACHING_SHA2,)
+
+
+def test_a_password_file_is_relative_and_its_line_end_does_not_count(tmp_path: Path) -> None:
+    (tmp_path / "pw").write_bytes(b"replpw\r\n")
+    account = load(tmp_path, "- {user: repl, password_file: pw}")["repl"]
+    assert account.sha2 == sha2_digest(b"replpw")
+
+
+def test_stored_hashes_are_for_their_own_plugin(tmp_path: Path) -> None:
+    accounts = load(tmp_path, f"- {{user: n, auth_string: '{NATIVE}'}}\n- {{user: s, auth_string: '{STORED}'}}")
+    assert accounts["n"].plugins == (Plugin.NATIVE,)
+    assert accounts["n"].native == native_hash(b"replpw")
+    assert accounts["s"].plugins == (Plugin.CACHING_SHA2,)
+    stored = accounts["s"].sha2_stored
+    assert stored is not None
+    assert stored.matches(b"replpw")
+
+
+def test_an_empty_password_is_one(tmp_path: Path) -> None:
+    assert load(tmp_path, "- {user: open, password: ''}")["open"].empty
+
+
+def test_an_empty_file_means_that_nobody_may_log_in(tmp_path: Path) -> None:
+    assert load(tmp_path, "") == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("repl: s3cret", "expected a list of users, found a mapping"),
+        ("- s3cret", r"\[0\]: expected a mapping with user and password, found a text"),
+        ("- {password: s3cret}", r"\[0\].user: expected a name of 1 to 80 characters, found nothing"),
+        ("- {user: a}", r"expected one of password, password_file, auth_string, found none"),
+        ("- {user: a, password: s3cret, auth_string: s3cret}", "found password and auth_string"),
+        ("- {user: a, password: 12345}", "expected a text .put it in quotes., found a number"),
+        ("- {user: a, pasword: s3cret}", r"unknown key 'pasword': expected auth_string, password"),
+        ("- {user: a, password: s3cret, plugins: [sha256_password]}", "expected a list of caching_sha2_password and"),
+        ("- {user: a, password: s3cret, plugins: []}", "expected a list"),
+        ("- {user: a, password: x}\n- {user: a, password: s3cret}", r"\[1\].user: 'a' is there twice"),
+        ("- {user: a, auth_string: s3cret}", r"expected \* and 40 hexadecimal digits"),
+        ("- {user: a, auth_string: '*s3cret'}", r"expected \* and 40 hexadecimal digits"),
+        (f"- {{user: a, auth_string: '{NATIVE}', plugins: [caching_sha2_password]}}", "mysql_native_password only"),
+        ("- {user: a, password_file: s3cret}", "cannot be read: No such file"),
+        ("- {user: a, password: 's3cret", r"expected YAML in UTF-8 \(line"),
+    ],
+)
+def test_a_mistake_is_told_by_its_place_without_the_secret(tmp_path: Path, text: str, problem: str) -> None:
+    with pytest.raises(UsersError, match=problem) as caught:
+        load(tmp_path, text)
+    assert "password_file: s3cret" in text or "s3cret" not in str(caught.value)
+
+
+def test_a_missing_file_is_told() -> None:
+    with pytest.raises(UsersError, match=r"/nowhere/users\.yaml: cannot be read"):
+        load_users(Path("/nowhere/users.yaml"))
+
+
+class Watched:
+    """A users file that is looked at again every time."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(module, "_CHECK_SECONDS", 0.0)
+        self.path = folder / "users.yaml"
+        (folder / "pw").write_text("one")
+        self.write("- {user: repl, password_file: pw}")
+        self.users = Users(self.path)
+
+    def write(self, text: str) -> None:
+        fresh = self.path.with_suffix(".new")  # replaced as a whole, as Kubernetes does with mounted Secrets
+        fresh.write_text(text)
+        fresh.replace(self.path)
+
+    def digest(self, user: str = "repl") -> bytes | None:
+        account = self.users.find(user)
+        return account.sha2 if account else None
+
+
+def test_a_rotated_password_is_in_force_without_a_restart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    watched = Watched(tmp_path, monkeypatch)
+    assert watched.digest() == sha2_digest(b"one")
+    (tmp_path / "pw").write_text("another")
+    assert watched.digest() == sha2_digest(b"another")
+    watched.write("- {user: other, password: three}")
+    assert watched.digest() is None
+    assert watched.digest("other") == sha2_digest(b"three")
+
+
+def test_a_mistake_leaves_the_old_users_in_force(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    watched = Watched(tmp_path, monkeypatch)
+    watched.write("- {user: repl}")
+    with caplog.at_level(logging.ERROR):
+        assert watched.digest() == sha2_digest(b"one")
+        assert watched.digest() == sha2_digest(b"one")
+    assert len(caplog.records) == 1
+    watched.write("- {user: repl, password: new}")
+    assert watched.digest() == sha2_digest(b"new")
+
+
+def test_what_full_authentication_has_proven_survives_a_reload(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    watched = Watched(tmp_path, monkeypatch)
+    watched.write(f"- {{user: s, auth_string: '{STORED}'}}")
+    account = watched.users.find("s")
+    assert account is not None
+    account.sha2 = sha2_digest(b"replpw")
+    watched.write(f"- {{user: s, auth_string: '{STORED}'}}\n- {{user: t, password: x}}")
+    assert watched.digest("s") == sha2_digest(b"replpw")
+    watched.write("- {user: s, password: changed}")
+    assert watched.digest("s") == sha2_digest(b"changed")
