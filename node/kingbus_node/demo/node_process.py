@@ -114,8 +114,18 @@ class NodeProcess:
 
     def start(self, timeout: float = 30.0, *, ready: bool = True) -> Self:
         """Start; wait until the node serves committed data, or with ``ready=False`` until it answers at all."""
+        self.launch()
+        try:
+            wait_until(self.is_ready if ready else self.is_alive, timeout, f"{self!r} to answer", found=self.log_tail)
+        except Exception:
+            self.kill()
+            raise
+        return self
+
+    def launch(self) -> None:
+        """Start without waiting for anything; nothing happens when it runs already."""
         if self.running:
-            return self
+            return
         self.folder.mkdir(parents=True, exist_ok=True)
         config = self.folder / "kingbus.yaml"
         config.write_text(yaml.safe_dump(self.configuration(), sort_keys=False))
@@ -132,12 +142,6 @@ class NodeProcess:
                 [sys.executable, "-m", "kingbus_node.cli", "node", "--config", str(config)],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, start_new_session=True,
             )  # fmt: skip
-        try:
-            wait_until(self.is_ready if ready else self.is_alive, timeout, f"{self!r} to answer", found=self.log_tail)
-        except Exception:
-            self.kill()
-            raise
-        return self
 
     def is_alive(self) -> bool:
         """Whether its admin API answers. ``NodeFailed`` when the process has ended by itself."""

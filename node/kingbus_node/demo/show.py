@@ -16,7 +16,7 @@ from __future__ import annotations
 import signal
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
@@ -42,6 +42,7 @@ _SERVERS = {"mysql": "mysql-9.7", "mariadb": "mariadb-10.11"}
 _CHECK_SECONDS = 15.0
 _WATCH_SECONDS = 60.0
 _REFRESH_SECONDS = 0.25
+_START_SECONDS = 30.0
 _INTERRUPTED = 130
 
 Failures = (ServerMissing, PackageError, ServerFailed, NodeFailed, ReplicationBroken, Timeout, pymysql.MySQLError)
@@ -116,15 +117,17 @@ class _Demo:
             view.event("the node was killed (SIGKILL)", "bold red")
             self._flow(until=self._seconds * 0.6)
             begun = time.monotonic()
-            self._node.start()
+            self._node.launch()
+            self._flow(until=self._seconds * 0.6 + _START_SECONDS, stop_when=self._node.is_ready)
+            self._node.start(timeout=1)  # which fails if it is still not ready
             view.event(f"the node is back, {time.monotonic() - begun:.1f} s after its start", "bold green")
-            self._flow(until=self._seconds)
+            self._flow(until=max(self._seconds, self._workload.elapsed + self._seconds * 0.2))
         self._workload.stop()
         return self._compare()
 
-    def _flow(self, *, until: float) -> None:
-        """Let rows flow until the workload has run for ``until`` seconds, and show them."""
-        while (elapsed := self._workload.elapsed) < until:
+    def _flow(self, *, until: float, stop_when: Callable[[], bool] = lambda: False) -> None:
+        """Let rows flow until the workload has run for ``until`` seconds, or ``stop_when``, and show them."""
+        while (elapsed := self._workload.elapsed) < until and not stop_when():
             self._workload.check()
             self._node.check()
             self._view.show(self._moment(elapsed))

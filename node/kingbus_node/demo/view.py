@@ -71,10 +71,10 @@ class View:
             self._console.print(Text(_line(moment)), soft_wrap=True)
 
     def _table(self, moment: Moment) -> RenderableType:
-        table = Table(box=ROUNDED, title=self._title, title_style="bold", expand=False)
+        table = Table(box=ROUNDED)
         table.add_column("")
-        table.add_column("where")
-        table.add_column("executed", overflow="fold")
+        table.add_column("where", min_width=15)
+        table.add_column("executed", min_width=40, overflow="fold")
         executed = (moment.source, moment.node, moment.replica)
         for (name, place), gtids in zip(self._parties, executed, strict=True):
             down = gtids is None
@@ -85,7 +85,7 @@ class View:
             f"{moment.elapsed:5.1f} of {moment.seconds:g} s   {moment.rows} rows in {moment.transactions} transactions"
             f"   {moment.rows_per_second:.0f} rows/s   replica is {_behind(moment.behind)}"
         )
-        return Group(table, Text(facts))
+        return Group(Text(self._title, style="bold"), table, Text(facts))
 
 
 def _line(moment: Moment) -> str:
