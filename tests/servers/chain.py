@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from kingbus_node.demo.compare import differences
-from kingbus_node.demo.instance import Options, Server
+from kingbus_node.demo.instance import Options, Server, text
 from kingbus_node.demo.node_process import NodeProcess, Settings
 from kingbus_node.demo.replication import FilePosition, Upstream, executed, replicate, wait_caught_up
 from kingbus_node.demo.servers import Flavor
@@ -64,11 +64,19 @@ class Chain:
             self.node.check()
             return False
 
+    def at_end(self) -> bool:
+        """Whether the node is where the source's last binlog file ends: a file may begin without any GTID."""
+        name, size = self.source.sql("SHOW BINARY LOGS")[-1][:2]
+        place = self.node.status()["source"]
+        return isinstance(place, dict) and (place["file"], place["position"]) == (text(name), int(text(size)))
+
     def wait_node(self, timeout: float = 90.0) -> None:
-        """Wait until the node's executed set is exactly what the source has executed by now."""
+        """Wait until the node's executed set is exactly what the source has executed by now, in the same place."""
         target = executed(self.source)
         what = f"{self.node!r} to hold {target}"
         wait_until(lambda: self.holds(target), timeout, what, interval=0.05, found=self.node.executed)
+        what = f"{self.node!r} to come to the end of the source's binlog"
+        wait_until(self.at_end, timeout, what, interval=0.05, found=lambda: str(self.node.status()["source"]))
 
     def converge(self, *replicas: Server) -> None:
         """Node and replicas come to hold what the source has written by now; their tables equal the source's."""
