@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+import pymysql
 from pymysql.connections import Connection
 from pymysql.cursors import Cursor
 from unit.serve.fakes import FakeNeighbours, FakeView
@@ -185,6 +186,20 @@ class Client(_Connection):
     def offered(self) -> int:
         """The server's capabilities."""
         return int(self._untyped.server_capabilities)
+
+    @property
+    def id(self) -> int:
+        """The connection's id, as the greeting had it."""
+        return int(self._untyped.thread_id())
+
+    def last_words(self) -> tuple[int, str]:
+        """Read what comes until the server sends an error, and return it."""
+        try:
+            while True:
+                self.answer()
+        except pymysql.MySQLError as problem:
+            code, text = problem.args
+            return code, text
 
     @property
     def sock(self) -> socket.socket:
