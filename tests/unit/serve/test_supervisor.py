@@ -163,7 +163,7 @@ def test_the_same_replica_ends_its_older_dump_in_whichever_worker(node: Node) ->
         assert code == 1236
         assert text.startswith("A replica with the same server_uuid/server_id as this replica has connected")
         older = newer
-    assert node.supervisor.refusals() == {1236: 3}
+    until(lambda: node.supervisor.refusals() == {1236: 3}, "the refusals to be counted")
     until(lambda: len(node.replicas()) == 1, "the older ones to be gone")
 
 
@@ -221,8 +221,10 @@ def test_a_node_that_stops_serving_ends_its_dumps_and_takes_no_new_ones(node: No
     assert replica.last_words()[0] == 1053
     with pytest.raises(pymysql.MySQLError, match="no quorum"):
         node.connect()
-    os.kill(workers()[0], signal.SIGKILL)  # a new worker must know, too
-    until(lambda: node.supervisor.workers_ready() == 2, "another worker")
+    before = workers()
+    os.kill(before[0], signal.SIGKILL)  # a new worker must know, too
+    until(lambda: len(set(workers()) | set(before)) == 3, "another worker")
+    until(lambda: node.supervisor.workers_ready() == 2, "it to be ready")
     for _ in range(4):
         with pytest.raises(pymysql.MySQLError, match="no quorum"):
             node.connect()
