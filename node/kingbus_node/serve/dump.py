@@ -58,13 +58,14 @@ _HEAD_BLOCK: Final = 65536
 class DumpSettings:
     """What a node's configuration says about dumps.
 
-    server_id: in the events that a dump invents. block_bytes: how much is read, and held in memory, at a time; at least
-    65536. patience: seconds that a dump waits for a position or GTID that is not here, before it refuses: a replica
-           that moves here from another node may be a moment ahead of this one.
+    server_id: in the events that a dump invents. block_bytes: how much is read, and held in memory, at a time (nothing
+    while a dump waits at the end of the log); at least 65536, and best a little more than the payload of a big entry.
+    patience: seconds that a dump waits for a position or GTID that is not here, before it refuses: a replica that moves
+    here from another node may be a moment ahead of this one.
     """
 
     server_id: int
-    block_bytes: int = 512 * 1024
+    block_bytes: int = 1280 * 1024
     patience: float = 2.0
 
 
@@ -224,6 +225,7 @@ class _Stream:
             self._dump.wakeup.clear()
             block = cursor.read(self._settings.block_bytes)  # what the signals cleared were about
         if block is None:
+            cursor.relax()
             return self._rest()
         more = self._send(block)
         record = block.records[-1]

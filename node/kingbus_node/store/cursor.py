@@ -24,6 +24,7 @@ Offsets: TypeAlias = npt.NDArray[np.int64]
 
 _RECORDS_AT_ONCE = 4096
 _IOVECS = 1024
+_KEPT = 65536  # bytes of a buffer that an idle cursor may keep
 _SMALL = 4096  # bytes of an entry, on average, below which copying is cheaper than reading into many places
 _Read: TypeAlias = tuple[memoryview, npt.NDArray[np.uint32]]  # payloads; headers, metas and packet tables
 
@@ -72,6 +73,31 @@ class _Big:
         self.position = start
 
 
+class _Ahead:
+    """Index records that were read ahead, and what to know of them for every block: worked out once."""
+
+    def __init__(self, records: Records) -> None:
+        self.records = records
+        uncancelled = records["flags"] & Flag.CANCELLED == 0
+        events = (records["kind"] == Kind.DATA) & uncancelled & (records["payload_len"] > 0)
+        self._events = np.flatnonzero(events)
+        self._stops = np.flatnonzero(~events | (records["flags"] & Flag.FILE_START != 0))
+        self._ends = np.cumsum(records["payload_len"], dtype=np.int64)
+
+    def skipped(self, at: int) -> int:
+        """How many records from `at` on hold no events."""
+        found = int(np.searchsorted(self._events, at))
+        return (int(self._events[found]) if found < len(self._events) else len(self.records)) - at
+
+    def run(self, at: int, max_bytes: int) -> Records:
+        """The records from `at` on, which has events, that make up a block."""
+        found = int(np.searchsorted(self._stops, at, side="right"))
+        end = int(self._stops[found]) if found < len(self._stops) else len(self.records)
+        before = int(self._ends[at - 1]) if at else 0
+        fits = int(np.searchsorted(self._ends, before + max_bytes, side="right"))
+        return self.records[at : max(at + 1, min(end, fits))]
+
+
 class Cursor:
     """A place in the log, for one thread. Made by `LogReader.cursor`.
 
@@ -84,7 +110,7 @@ class Cursor:
         self._next = index
         self._skip = payload_start  # of the first entry's payload
         self._segment: Segment | None = None
-        self._records: Records | None = None  # read ahead; those before self._at are used up
+        self._ahead: _Ahead | None = None  # those before self._at are used up
         self._at = 0
         self._big: _Big | None = None
         self._buffer = np.empty(0, np.uint8)
@@ -99,8 +125,15 @@ class Cursor:
     def close(self) -> None:
         """Lets go of files and buffers."""
         self._closed = True
-        self._segment = self._records = self._big = None
+        self._segment = self._ahead = self._big = None
         self._buffer = self._side = np.empty(0, np.uint8)
+
+    def relax(self) -> None:
+        """Gives the buffers back until the next `read`; the last block is gone with them."""
+        if len(self._buffer) > _KEPT:
+            self._buffer = np.empty(0, np.uint8)
+        if len(self._side) > _KEPT:
+            self._side = np.empty(0, np.uint8)
 
     def read(self, max_bytes: int) -> Block | None:
         """The next events: up to `max_bytes` of whole entries; None at the end of what is visible.
@@ -125,47 +158,36 @@ class Cursor:
     def _next_run(self, max_bytes: int) -> Records | None:
         """Records of adjacent entries with events, of one source file, that fit; at least one. None at the end."""
         while True:
-            records = self._records
-            if records is None or self._at == len(records):
-                records = self._read_records()
-                if records is None:
+            ahead = self._ahead
+            if ahead is None or self._at == len(ahead.records):
+                ahead = self._read_ahead()
+                if ahead is None:
                     return None
-            ahead = records[self._at :]
-            events = (ahead["kind"] == Kind.DATA) & (ahead["flags"] & Flag.CANCELLED == 0) & (ahead["payload_len"] > 0)
-            if not events[0]:
-                skipped = int(np.argmax(events)) if events.any() else len(ahead)
-                self._advance(skipped)
-                continue
-            stop = events & (ahead["flags"] & Flag.FILE_START == 0)
-            stop[0] = True
-            count = len(ahead) if stop.all() else int(np.argmin(stop))
-            fits = int(
-                np.searchsorted(np.cumsum(ahead["payload_len"][:count], dtype=np.int64), max_bytes, side="right")
-            )
-            return ahead[: max(1, min(count, fits))]
+            skipped = ahead.skipped(self._at)
+            if not skipped:
+                return ahead.run(self._at, max_bytes)
+            self._advance(skipped)
 
     def _advance(self, count: int) -> None:
         self._at += count
         self._next += count
         self._skip = 0
 
-    def _read_records(self) -> Records | None:
+    def _read_ahead(self) -> _Ahead | None:
         """Reads ahead in the index, into the next segment where this one ends."""
         limit = self._watermark.visible_index
         if self._next > limit:
             return None
-        if self._segment is not None:
-            records = self._segments.records(self._segment, self._next, _RECORDS_AT_ONCE, limit)
-            if len(records):
-                self._records, self._at = records, 0
-                return records
-        # There is none yet, or it has ended and entry _next begins the one behind it.
-        self._segment = self._open(self._next)
-        records = self._segments.records(self._segment, self._next, _RECORDS_AT_ONCE, limit)
+        segment = self._segment
+        records = None if segment is None else self._segments.records(segment, self._next, _RECORDS_AT_ONCE, limit)
+        if segment is None or records is None or not len(records):
+            # There is no segment yet, or it has ended and entry _next begins the one behind it.
+            segment = self._segment = self._open(self._next)
+            records = self._segments.records(segment, self._next, _RECORDS_AT_ONCE, limit)
         if not len(records):
-            raise CorruptLogError(self._segment.log.path, self._segment.log.size(), f"entry {self._next} is not in it")
-        self._records, self._at = records, 0
-        return records
+            raise CorruptLogError(segment.log.path, segment.log.size(), f"entry {self._next} is not in it")
+        self._ahead, self._at = _Ahead(records), 0
+        return self._ahead
 
     def _open(self, index: int) -> Segment:
         if index < self._watermark.first_index:
