@@ -61,7 +61,7 @@ def replicas(reports: Sequence[ReplicaReport], reader: LogReader, node: str) -> 
 
 
 def _replica(report: ReplicaReport, files: Sequence[Binlog], node: str) -> Replica:
-    behind = _bytes_after(report.file, report.position, files) if report.file else None
+    behind = bytes_after(report.file, report.position, files) if report.file else None
     age = max(0.0, time.time() - report.timestamp) if report.timestamp else None
     return Replica(
         id=str(report.connection_id),
@@ -80,7 +80,7 @@ def _replica(report: ReplicaReport, files: Sequence[Binlog], node: str) -> Repli
     )
 
 
-def _bytes_after(name: str, position: int, files: Sequence[Binlog]) -> int | None:
+def bytes_after(name: str, position: int, files: Sequence[Binlog]) -> int | None:
     """Bytes of binlog behind a place; None when its file is not there any more."""
     for number, file in enumerate(files):
         if file.name == name:

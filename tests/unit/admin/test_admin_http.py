@@ -144,8 +144,8 @@ def test_status_has_the_documented_shape() -> None:
     assert status["gtid"] == {"executed": "u:1-6", "purged": ""}
     assert isinstance(replicas, list)
     assert set(replicas[0]) >= {
-        "id", "server_id", "uuid", "host", "user", "version", "file", "position", "gtid_sent", "lag_bytes", "lag_seconds",
-        "node",
+        "id", "server_id", "uuid", "host", "user", "version", "file", "position", "gtid_sent", "lag_bytes",
+        "lag_seconds", "node",
     }  # fmt: skip
     assert isinstance(storage, dict)
     assert set(storage) >= {"segments", "bytes", "oldest", "free_bytes"}

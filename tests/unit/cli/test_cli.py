@@ -24,7 +24,9 @@ STATUS: dict[str, object] = {
     "ready": True,
     "commit_index": 41,
     "last_index": 42,
-    "members": [{"name": "node-1", "address": "127.0.0.1:7401", "role": "leader", "match_index": 42, "connected": True}],
+    "members": [
+        {"name": "node-1", "address": "127.0.0.1:7401", "role": "leader", "match_index": 42, "connected": True},
+    ],
     "source": {
         "endpoint": "db:3306", "state": "connected", "error": None, "semi_sync": True, "lag_seconds": 0.0,
         "file": "binlog.000002", "position": 1017, "version": "9.7.4",
@@ -33,8 +35,8 @@ STATUS: dict[str, object] = {
     "replicas": [
         {
             "id": "w0-7", "server_id": 2, "uuid": "u", "host": "10.1.2.3:40112", "user": "repl",
-            "version": "9.7.4", "file": "binlog.000002", "position": 1000, "gtid_sent": "u:1-5", "lag_bytes": 17, "lag_seconds": 0.5,
-            "node": "node-1",
+            "version": "9.7.4", "file": "binlog.000002", "position": 1000, "gtid_sent": "u:1-5", "lag_bytes": 17,
+            "lag_seconds": 0.5, "node": "node-1",
         }
     ],
     "storage": {"segments": 2, "bytes": 123456, "oldest": 1700000000, "free_bytes": 10**9},
