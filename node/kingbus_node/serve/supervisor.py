@@ -100,6 +100,7 @@ class Supervisor:
         self._killed = False
         self._thread = threading.Thread(target=self._run, name="serve-supervisor", daemon=True)
         self._wake_fds: tuple[int, ...] = ()
+        self._wake_lock = threading.Lock()
 
     # -- for the node, from any thread
 
@@ -130,9 +131,10 @@ class Supervisor:
 
     def wake(self) -> None:
         """The log has grown: let the dumps look. Cheap, never blocks."""
-        for fd in self._wake_fds:
-            with contextlib.suppress(BlockingIOError):  # the counter is full of wake-ups already
-                os.eventfd_write(fd, 1)
+        with self._wake_lock:  # against stop, after which the descriptors may be somebody else's
+            for fd in self._wake_fds:
+                with contextlib.suppress(BlockingIOError):  # the counter is full of wake-ups already
+                    os.eventfd_write(fd, 1)
 
     def replicas(self) -> list[ReplicaReport]:
         """The dumps of all workers, about a second old."""
@@ -206,7 +208,8 @@ class Supervisor:
         self._selector.close()
         if self._listener is not None:
             self._listener.close()
-        fds, self._wake_fds = self._wake_fds, ()
+        with self._wake_lock:
+            fds, self._wake_fds = self._wake_fds, ()
         for fd in (*fds, self._poke):
             os.close(fd)
 
