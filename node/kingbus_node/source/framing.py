@@ -35,7 +35,7 @@ BLOCK: Final = 4 << 20
 """Usual size of the buffer, in bytes."""
 PORTION: Final = 2 << 20
 """Bytes to receive at once, at most, unless a packet is longer."""
-SPARE: Final = 8
+SPARE: Final = 24
 """Buffers that are kept for later when they are not needed."""
 ROOM: Final = 256 << 10
 """`Framer.room` offers at least this many bytes."""
@@ -143,6 +143,8 @@ class Framer:
             end = int(packets[cut]) & OFFSET_MASK
             packets = packets[:cut]
             self._fill = end
+            if not len(packets):
+                return Frame(packets, begin, ())
         self._continued = is_continued(self.buffer, packets, self._continued)
         acks: Sequence[int] = ()
         if self._stripper is None:

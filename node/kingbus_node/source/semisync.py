@@ -62,7 +62,7 @@ class PrefixStripper:
         low = 0
         while low < len(at):
             if long[low]:
-                write = self._long(buf, int(at[low]), int(lengths[low]), write, out, acks)
+                write = self._long(buf, int(packets[low]), int(lengths[low]), write, out, acks)
                 low += 1
                 continue
             ahead = np.flatnonzero(long[low:])
@@ -75,10 +75,11 @@ class PrefixStripper:
             low = high
         return np.array(out, dtype=np.uint32), acks, write
 
-    def _long(self, buf: memoryview, at: int, length: int, write: int, out: list[int], acks: list[int]) -> int:
+    def _long(self, buf: memoryview, packet: int, length: int, write: int, out: list[int], acks: list[int]) -> int:
         """One packet of an event that has several; returns where the written bytes end now."""
+        at = packet & OFFSET_MASK
         read, stop = at + PACKET_HEADER, at + PACKET_HEADER + length
-        if not self._left and not self._begun:
+        if packet < CONTINUATION:
             _check_prefix(buf, at, length)
             self._left = 1 + _SIZE.unpack_from(buf, at + _SIZE_AT)[0]
             self._ack = buf[at + EVENT_AT + 1] == 1
