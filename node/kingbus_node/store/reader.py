@@ -27,8 +27,7 @@ from kingbus_node.store.errors import (
     PurgedError,
     UnknownFileError,
 )
-from kingbus_node.store.index import Records
-from kingbus_node.store.segments import Segment, Segments, fold_stored
+from kingbus_node.store.segments import Segments, fold_stored
 from kingbus_node.store.state import LogState
 from kingbus_node.store.watermark import Watermark
 
@@ -190,9 +189,15 @@ class LogReader:
         if position < FIRST_POSITION:
             raise PositionInsideEventError(info.name, position, 0)
         index = self._entry_at(info.start_index, behind, position)
-        segment, record = self._segments.record(index)
-        offset = self._packet_at(segment, record, info, position)
-        return index, offset
+        starts, offsets = self._events_of(index)
+        at = int(np.searchsorted(starts, position, side="right")) - 1
+        if at >= 0 and int(starts[at]) == position:
+            return index, int(offsets[at])
+        while at < 0:  # the event around the position begins in an earlier entry: it has more than one packet
+            index = self._entry_at(info.start_index, index, position)
+            starts, _ = self._events_of(index)
+            at = len(starts) - 1
+        raise PositionInsideEventError(info.name, position, int(starts[at]))
 
     def cursor(self, index: int, payload_start: int = 0) -> Cursor:
         """A cursor from `payload_start` bytes into entry `index`'s payload on, as `locate` gives them. PurgedError."""
@@ -262,25 +267,24 @@ class LogReader:
                 return index
         return first
 
-    def _packet_at(self, segment: Segment, record: Records, info: FileInfo, position: int) -> int:
-        """The offset in an entry's payload of the packet whose event begins at `position`."""
+    def _events_of(self, index: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """The events that begin in an entry: their positions in the source file, and their packets' offsets in the
+        payload.
+        """
+        segment, record = self._segments.record(index)
         row = record[0]
         table_at = int(row["offset"]) + HEADER_SIZE + int(row["meta_len"])
         count, start_pos = int(row["packet_count"]), int(row["start_pos"])
         payload_len = int(row["payload_len"])
         data = np.frombuffer(read_at(segment.log.fd, 4 * count + payload_len, table_at), np.uint8)
         if len(data) < 4 * count + payload_len:
-            raise CorruptLogError(segment.log.path, table_at, f"entry {int(row['index'])} is cut")
+            raise CorruptLogError(segment.log.path, table_at, f"entry {index} is cut")
         table, payload = data[: 4 * count].view("<u4"), data[4 * count :]
         offsets = table[table < CONTINUATION].astype(np.int64)
         sizes = _u32_at(payload, offsets + _EVENT_SIZE_AT)
         ends = _u32_at(payload, offsets + _EVENT_LOG_POS_AT)
         # log_pos is where the event ends, modulo 4 GiB; an entry is far smaller than that.
-        starts = start_pos + (ends - start_pos) % (1 << 32) - sizes
-        at = int(np.searchsorted(starts, position, side="right")) - 1
-        if at < 0 or int(starts[at]) != position:
-            raise PositionInsideEventError(info.name, position, int(starts[at]) if at >= 0 else start_pos)
-        return int(offsets[at])
+        return start_pos + (ends - start_pos) % (1 << 32) - sizes, offsets
 
 
 def _u32_at(data: npt.NDArray[np.uint8], offsets: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

@@ -7,7 +7,7 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -15,14 +15,14 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from unit.store.samples import CANCEL, NOOP, UUID, Source, examples, executed, started, write
+from unit.store.samples import CANCEL, MAX_PACKET, NOOP, UUID, Source, examples, executed, started, write
 
 from kingbus_node.binlog.executed import ExecutedSet
 from kingbus_node.binlog.gtid import GtidSet
 from kingbus_node.store import cursor as cursor_module
 from kingbus_node.store import log as log_module
 from kingbus_node.store.cursor import Block
-from kingbus_node.store.entry import CONTINUATION, OFFSET_MASK, Entry, Flag
+from kingbus_node.store.entry import CONTINUATION, NO_META, OFFSET_MASK, Entry, Flag
 from kingbus_node.store.errors import (
     CorruptLogError,
     LogClosedError,
@@ -280,6 +280,47 @@ def test_positions_beyond_4_gib_are_found(tmp_path: Path) -> None:
     assert reader.locate(1, (1 << 32) + 99) == (4, 84)
     with pytest.raises(PositionInsideEventError, match=f"{(1 << 32) - 11}"):
         reader.locate(1, 1 << 32)
+    log.close()
+
+
+def test_a_position_in_a_later_entry_of_an_event_tells_where_the_event_begins(tmp_path: Path) -> None:
+    log, source = started(tmp_path)
+    size = 2 * MAX_PACKET + 1000
+    whole = source.transaction((79, size, 31))
+    event_start = whole.start_pos + 79
+    # As a source's reader cuts it: a packet to an entry, the last one with the end of the transaction.
+    cuts = [0, 84, *(84 + n * (MAX_PACKET + 4) for n in (1, 2)), len(whole.payload)]
+    numbers = [0, 1, 2, 3, len(whole.packets)]
+    positions = [whole.start_pos, event_start, *(event_start + n * MAX_PACKET - 1 for n in (1, 2)), whole.end_pos]
+    entries = []
+    for k in range(4):
+        last = k == 3
+        entries.append(
+            replace(
+                whole,
+                flags=(Flag.FIRST if k == 0 else 0) | (Flag.LAST if last else 0),
+                start_pos=positions[k],
+                end_pos=positions[k + 1],
+                meta=whole.meta if last else NO_META,
+                packets=whole.packets[numbers[k] : numbers[k + 1]] - np.uint32(cuts[k]),
+                payload=memoryview(whole.payload)[cuts[k] : cuts[k + 1]],
+                transaction_count=1 if last else 0,
+            )
+        )
+    write(log, *entries)
+    reader = LogReader(tmp_path)
+    assert reader.locate(1, event_start) == (4, 0)
+    for position in (
+        event_start + 1,
+        event_start + MAX_PACKET + 5,
+        event_start + 2 * MAX_PACKET,
+        event_start + size - 1,
+    ):
+        with pytest.raises(PositionInsideEventError) as inside:
+            reader.locate(1, position)
+        assert inside.value.event_start == event_start
+    index, offset = reader.locate(1, event_start + size)
+    assert (index, bytes(entries[3].payload[offset : offset + 3])) == (6, b"\x20\0\0")
     log.close()
 
 
