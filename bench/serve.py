@@ -1,8 +1,8 @@
 """Speed of serving: one raw reader of a node, beside the same reader of the real source in the same run.
 
 ``python -m bench.serve [--release mysql-9.7|mariadb-10.11] [--small MB] [--rows MB] [--folder DIR]``. A real server is
-filled once per workload and a node (its own processes, as in production) fetches its binlog; then both are asked for all
-of it, alternating, by a client that only receives. Both send from the page cache. The bytes must be the same number, so
+filled once per workload and a node (its own processes, as in production) fetches its binlog; then both are asked for
+all of it, alternating, by a client that only receives. Both send from the page cache. The bytes must be the same number, so
 neither can leave something out. Workloads are those of `bench.ingest`. Modes:
 
 file    by file and position, from the first file on
@@ -157,7 +157,7 @@ def _compare(workload: str, request: Request, node: int, source: int) -> Result:
             sizes[port], took = read(port, request)
             seconds.append(took)
     if sizes[node] != sizes[source]:
-        raise SystemExit(f"{workload} {request.mode}: {sizes[node]} bytes from the node, {sizes[source]} from the source")
+        raise SystemExit(f"{workload} {request.mode}: {sizes[node]} bytes from the node, {sizes[source]} from it")
     return Result(workload, request.mode, sizes[node], min(times[node]), min(times[source]))
 
 
@@ -166,7 +166,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--release", default="mysql-9.7", help="the server to compare with")
     parser.add_argument("--small", type=int, default=150, metavar="MB", help="binlog of small transactions, 0 for none")
     parser.add_argument("--rows", type=int, default=800, metavar="MB", help="binlog of big rows, 0 for none")
-    parser.add_argument("--folder", type=Path, default=None, help="where to put everything (default: the temporary one)")
+    parser.add_argument("--folder", type=Path, default=None, help="where to put everything")
     options = parser.parse_args(arguments)
     for workload in WORKLOADS:
         megabytes: int = getattr(options, workload)

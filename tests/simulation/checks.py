@@ -59,7 +59,7 @@ class Ledger:
         known = self._written.setdefault((entry.index, entry.term), found)
         if known != found:
             raise ViolationError(
-                f"log matching: {disk.address} wrote {found} as entry {entry.index} of term {entry.term}, others {known}"
+                f"log matching: {disk.address} wrote {found} as entry {entry.index} term {entry.term}, others {known}"
             )
 
     def removed(self, disk: Disk, entry: Entry) -> None:
@@ -136,7 +136,8 @@ class Ledger:
         holders = [v for v in voters if disks[v].was_durable(entry)]
         if 2 * len(holders) <= len(voters):
             raise ViolationError(
-                f"quorum before visibility: {node.address} commits entry {index}, which is on the disks of {holders} out of {voters}"
+                f"quorum before visibility: {node.address} commits entry {index}, "
+                f"which is on the disks of {holders} out of {voters}"
             )
         data = bytes_of(entry)
         if entry.kind is Kind.DATA and self._places.setdefault(data, index) != index:

@@ -188,7 +188,8 @@ class Disk:
 
     def read(self, index: int, max_bytes: int) -> Sequence[Entry]:
         at = index - self._base.index - 1
-        out, size = [], 0
+        out: list[Entry] = []
+        size = 0
         for _, entry in self._entries[at:]:
             if out and size + entry.size > max_bytes:
                 break

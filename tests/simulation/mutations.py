@@ -233,9 +233,9 @@ class SyncCoversReplaced(Raft):
 class NobodyForgets(Formation):
     """A node that lost its disk votes as if nothing had happened."""
 
-    @property
-    def formed(self) -> bool:
-        return True
+    def _found_if_all_empty(self) -> None:
+        if not self.formed:
+            self._form(())
 
 
 class AskToTakeOver(Raft):

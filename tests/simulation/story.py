@@ -267,7 +267,7 @@ class Story:
             self.world.after(self.dice.choice([0.1, 2]), lambda: self._restart(victim))
 
     def _losing_a_disk(self) -> bool:
-        """Whether a disk was lost and its node is not a voter again everywhere; until then nobody may take more away."""
+        """Whether a disk was lost and its node is not a voter again everywhere; until then none may take more away."""
         members = {v for n in self.world.nodes.values() for v in n.raft.configuration.voters} | set(
             self.world.founders.voters
         )
@@ -329,7 +329,8 @@ class Story:
         world.run(9)
         if leader.raft.term != term or not leader.raft.is_leader:
             raise ViolationError(
-                f"disturbance: {away} was cut off and came back, and {leader.address} does not lead in term {term} any more"
+                f"disturbance: {away} was cut off and came back, and {leader.address} "
+                f"does not lead in term {term} any more"
             )
         world.settle()
 

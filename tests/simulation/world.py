@@ -196,7 +196,7 @@ class World:
     # Connections
 
     def cut(self, source: str, target: str, seconds: float) -> None:
-        """Nothing arrives from `source` at `target` for a while. Connections that last too long without a word break."""
+        """Nothing arrives from `source` at `target` for a while. Connections too long without a word break."""
         self.network.hold(source, target, self.now + seconds)
         patience = self.dice.uniform(1.0, 4.0)
         if seconds > patience:
@@ -413,7 +413,8 @@ class World:
     def describe(self, node: Node) -> str:
         """One line about a node."""
         raft = node.raft
-        return f"{raft.role.value} term {raft.term} last {node.disk.last_index} commit {raft.commit_index} readable {raft.readable_index}"
+        progress = f"last {node.disk.last_index} commit {raft.commit_index} readable {raft.readable_index}"
+        return f"{raft.role.value} term {raft.term} {progress}"
 
     def members(self) -> Mapping[str, Member]:
         """The members as the newest leader sees them."""

@@ -255,12 +255,12 @@ class Raft:
         return self._leading().change(wanted)
 
     def transfer(self, target: str | None, now: float) -> str:
-        """Begins to hand the leadership to `target`, or to the best voter; returns whom. See ``Leadership.transfer``."""
+        """Begins to hand the leadership to `target`, or to the best voter; returns whom (``Leadership.transfer``)."""
         self._advance(now)
         return self._leading().transfer(target)
 
     def suspend(self, reason: str | None, now: float) -> None:
-        """With a `reason` (a full disk), this node hands over and does not stand for election until called with None."""
+        """With a `reason` (a full disk), this node hands over and stands for no election until called with None."""
         self._advance(now)
         self.suspended = reason
 

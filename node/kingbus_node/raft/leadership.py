@@ -41,7 +41,7 @@ class Leadership:
 
     @property
     def ready(self) -> bool:
-        """Whether an entry of this term is committed: from then on the leader knows everything that is (section 6.4)."""
+        """Whether an entry of this term is committed: from then on the leader knows all that is (section 6.4)."""
         return self._raft.commit_index >= self.noop_index
 
     @property

@@ -359,7 +359,7 @@ def _decode_append(view: memoryview) -> Append:
 
 
 def encode_hello(hello: Hello) -> bytes:
-    """Magic, oldest u16, newest u16, incarnation u64, three lengths u16, and then sender, receiver and name in UTF-8."""
+    """Magic, oldest u16, newest u16, incarnation u64, three lengths u16, then sender, receiver and name in UTF-8."""
     texts = [hello.sender.encode(), hello.receiver.encode(), hello.name.encode()]
     return _HELLO.pack(MAGIC, hello.oldest, hello.newest, hello.incarnation, *map(len, texts)) + b"".join(texts)
 
@@ -390,7 +390,8 @@ def agree(ours: Hello, theirs: Hello) -> int:
     version = min(ours.newest, theirs.newest)
     if version < max(ours.oldest, theirs.oldest):
         raise ProtocolError(
-            f"{theirs.sender} speaks versions {theirs.oldest} to {theirs.newest} of the Raft protocol, this node {ours.oldest} to "
+            f"{theirs.sender} speaks versions {theirs.oldest} to {theirs.newest} of the Raft protocol, "
+            f"this node {ours.oldest} to "
             f"{ours.newest}: upgrade one release at a time"
         )
     return version
