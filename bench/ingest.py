@@ -24,6 +24,7 @@ from pathlib import Path
 from kingbus_node.config import SourceSettings
 from kingbus_node.demo.instance import REPLICATION_PASSWORD, REPLICATION_USER, Options, Server
 from kingbus_node.demo.servers import Flavor, ensure
+from kingbus_node.demo.waiting import wait_until
 from kingbus_node.raft.single import SingleNode
 from kingbus_node.source.checks import Replica
 from kingbus_node.source.reader import SourceReader
@@ -120,14 +121,14 @@ def ingest_seconds(server: Server, folder: Path, size: int) -> tuple[float, int]
     try:
         last = server.binary_logs()[-1]
         end = int(str(server.table("SHOW BINARY LOGS")[-1]["File_size"]))
-        while True:
-            file = log.state.file
-            if file is not None and file.source_name == last and file.end_pos >= end:
-                break
-            status = reader.status()
-            if status.error is not None or time.perf_counter() - start > 600:
-                raise SystemExit(f"ingest of {size} bytes failed: {status}")
-            time.sleep(0.005)
+
+        def all_is_here() -> bool:
+            file, error = log.state.file, reader.status().error
+            if error is not None:
+                raise SystemExit(f"ingest of {size} bytes failed: {error}")
+            return file is not None and file.source_name == last and file.end_pos >= end
+
+        wait_until(all_is_here, 600, f"{size} bytes to be ingested", interval=0.005)
         took = time.perf_counter() - start
         return took, reader.status().events
     finally:

@@ -194,7 +194,8 @@ class SourceConnection:
         try:
             self._client.execute(command)
         except pymysql.err.MySQLError as error:
-            raise _translated(error, "the source does not register us as a replica") from error
+            doing = "the source does not register us as a replica (has source.user the privilege REPLICATION SLAVE?)"
+            raise _translated(error, doing) from error
 
     def start_dump(self, command: bytes, wakeup: Wakeup) -> Link:
         """Send the command that begins a dump; from here on the socket is the link's, and this connection is over."""

@@ -6,13 +6,13 @@ played. `MemoryLog` folds each entry into a real `LogState`, which refuses what 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from unit.source.origin import Origin, stream
 
 from kingbus_node.binlog.constants import Flavor
 from kingbus_node.config import SourceSettings
-from kingbus_node.raft.api import CommitListener
+from kingbus_node.raft.api import CommitListener, ConsensusError
 from kingbus_node.source.checks import Replica
 from kingbus_node.source.errors import Disconnected, PositionGone, SourceEnd, SourceError
 from kingbus_node.source.reader import SourceReader
@@ -25,13 +25,15 @@ CONTINUATION = 0x80000000
 
 
 class MemoryLog:
-    """A log, and a consensus that commits at once."""
+    """A log, and a consensus that commits at once, unless `held_back` is set, until `release`."""
 
     def __init__(self) -> None:
         self.entries: list[Entry] = []
         self.folded = LogState()
         self.listener: CommitListener = lambda _index: None
         self.held_back = False
+        self.commit_index = 0
+        self.refusal: ConsensusError | None = None
 
     # resume.ReadableLog
     @property
@@ -47,21 +49,24 @@ class MemoryLog:
 
     # raft.api.Consensus
     def propose(self, entries: Sequence[Entry]) -> int:
+        if self.refusal is not None:
+            raise self.refusal
         for entry in entries:
             index = len(self.entries) + 1
             header, _ = encode(entry, index, 1, 0)
             self.folded.fold(header, entry.meta)
             self.entries.append(entry)
         if not self.held_back:
-            self.listener(len(self.entries))
+            self.release()
         return len(self.entries)
+
+    def release(self) -> None:
+        """Commit everything."""
+        self.commit_index = len(self.entries)
+        self.listener(self.commit_index)
 
     @property
     def last_index(self) -> int:
-        return len(self.entries)
-
-    @property
-    def commit_index(self) -> int:
         return len(self.entries)
 
     def wait_committed(self, index: int, deadline: float) -> bool:
@@ -178,19 +183,26 @@ class Harness:
         portions: Iterator[int] | None = None,
         semi_sync: bool = False,
         wanted: Sequence[bytes] = (),
+        damage: Callable[[bytes], bytes] | None = None,
     ) -> SourceError:
         """One connection, cut after `cut` bytes of the dump if that is given; returns what ended it.
 
-        A source that says that the file is gone is asked again, as the reader does.
+        `damage` changes the dump on its way. A source that says that the file is gone is asked again, as by the reader.
         """
-        error = self._session(origin, cut, portions or everything(), semi_sync, wanted)
+        damage = damage or (lambda data: data if cut is None else data[:cut])
+        error = self._session(origin, damage, portions or everything(), semi_sync, wanted)
         if isinstance(error, PositionGone):
             self.gone = (origin.facts().identity, self.log.state.file_id)
-            error = self._session(origin, cut, portions or everything(), semi_sync, wanted)
+            error = self._session(origin, damage, portions or everything(), semi_sync, wanted)
         return error
 
     def _session(
-        self, origin: Origin, cut: int | None, portions: Iterator[int], semi_sync: bool, wanted: Sequence[bytes]
+        self,
+        origin: Origin,
+        damage: Callable[[bytes], bytes],
+        portions: Iterator[int],
+        semi_sync: bool,
+        wanted: Sequence[bytes],
     ) -> SourceError:
         try:
             self.reader._settle()
@@ -211,7 +223,8 @@ class Harness:
             except SourceEnd as error:
                 end = meaning_of(error, by_position=plan.position is not None)
             data = stream(events, semi_sync=semi_sync, wanted=wanted)
-            link = Script(data if cut is None else data[:cut], portions, end if cut is None else None)
+            damaged = damage(data)
+            link = Script(damaged, portions, end if len(damaged) == len(data) else None)
             try:
                 self.reader._facts = facts
                 self.reader._dump(link, facts, plan)  # type: ignore[arg-type]
