@@ -29,20 +29,31 @@ def fetch_files(binaries: ServerBinaries, port: int, folder: Path, names: Sequen
     `gtid` (MySQL) asks for them with COM_BINLOG_DUMP_GTID and an empty set, else with COM_BINLOG_DUMP.
     """
     folder.mkdir(parents=True)
-    command = [
-        str(binaries.binlog), "--no-defaults", "--raw", f"--result-file={folder}/",
-        "--host=127.0.0.1", f"--port={port}", f"--user={REPLICATION_USER}",
-    ]  # fmt: skip
-    if binaries.flavor is Flavor.MYSQL:
-        command += ["--ssl-mode=DISABLED", "--get-server-public-key"]
-        command += [f"--read-from-remote-source=BINLOG-DUMP-{'GTIDS' if gtid else 'NON-GTIDS'}"]
-    else:
-        command += ["--skip-ssl", "--read-from-remote-server"]
-    environment = {**os.environ, "MYSQL_PWD": REPLICATION_PASSWORD}
+    command = [*remote(binaries, port, gtid=gtid), "--raw", f"--result-file={folder}/", *names]
     done = subprocess.run(
-        [*command, *names], env=environment, capture_output=True, text=True, errors="replace", timeout=300, check=False
+        command, env=environment(), capture_output=True, text=True, errors="replace", timeout=300, check=False
     )
     assert done.returncode == 0, f"{' '.join(names)} from port {port}: {done.stderr or done.stdout}"
+
+
+def remote(binaries: ServerBinaries, port: int, *, gtid: bool = False) -> list[str]:
+    """The command line of mysqlbinlog or mariadb-binlog that reads from a server, without what to read."""
+    command = [
+        str(binaries.binlog),
+        "--no-defaults",
+        "--host=127.0.0.1",
+        f"--port={port}",
+        f"--user={REPLICATION_USER}",
+    ]
+    if binaries.flavor is Flavor.MARIADB:
+        return [*command, "--skip-ssl", "--read-from-remote-server"]
+    kind = "BINLOG-DUMP-GTIDS" if gtid else "BINLOG-DUMP-NON-GTIDS"
+    return [*command, "--ssl-mode=DISABLED", "--get-server-public-key", f"--read-from-remote-source={kind}"]
+
+
+def environment() -> dict[str, str]:
+    """The environment that gives such a command its password."""
+    return {**os.environ, "MYSQL_PWD": REPLICATION_PASSWORD}
 
 
 class _Socket(Protocol):
