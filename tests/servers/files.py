@@ -6,6 +6,7 @@ import filecmp
 import tempfile
 from pathlib import Path
 
+from kingbus_node.demo.instance import text
 from kingbus_node.demo.servers import Flavor
 from servers.chain import Chain
 from servers.raw import fetch_files
@@ -14,20 +15,33 @@ from servers.raw import fetch_files
 def assert_files_equal(chain: Chain) -> None:
     """Fetch all files from node and source with the flavour's own tool and compare them.
 
-    For MySQL once by file and position and once by GTID. The node must hold what the source has before.
+    For MySQL once by file and position and once by GTID.
     """
-    names = chain.source.binary_logs()
-    binaries = chain.source.binaries
     for gtid in (False, True) if chain.source.flavor is Flavor.MYSQL else (False,):
         with tempfile.TemporaryDirectory(dir=chain.node.folder) as work:
-            ours, theirs = Path(work) / "node", Path(work) / "source"
-            fetch_files(binaries, chain.node.port, ours, names, gtid=gtid)
-            fetch_files(binaries, chain.source.port, theirs, names, gtid=gtid)
+            ours, theirs = _fetch_both(chain, Path(work), gtid)
             fetched = sorted(path.name for path in theirs.iterdir())
             assert sorted(path.name for path in ours.iterdir()) == fetched
             for name in fetched:
                 difference = first_difference(ours / name, theirs / name)
                 assert difference is None, f"{name} ({'GTID' if gtid else 'file'} dump): {difference}"
+
+
+def _fetch_both(chain: Chain, work: Path, gtid: bool) -> tuple[Path, Path]:
+    """The folders with the files of node and source, fetched while the source wrote nothing.
+
+    MariaDB writes a BINLOG_CHECKPOINT by itself some time after it has begun a file.
+    """
+    attempt = 0
+    while True:
+        chain.wait_node()
+        files = chain.source.sql("SHOW BINARY LOGS")
+        folders = work / f"node-{attempt}", work / f"source-{attempt}"
+        for port, folder in zip((chain.node.port, chain.source.port), folders, strict=True):
+            fetch_files(chain.source.binaries, port, folder, [text(row[0]) for row in files], gtid=gtid)
+        if chain.source.sql("SHOW BINARY LOGS") == files:
+            return folders
+        attempt += 1
 
 
 def first_difference(ours: Path, theirs: Path) -> str | None:
