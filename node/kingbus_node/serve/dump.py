@@ -27,7 +27,6 @@ from typing import Final
 from kingbus_node.binlog.build import fix_format_description
 from kingbus_node.binlog.constants import FIRST_POSITION, ChecksumAlgorithm, Flavor
 from kingbus_node.binlog.event import FormatDescription
-from kingbus_node.binlog.executed import ExecutedSet
 from kingbus_node.binlog.gtid import GtidSet
 from kingbus_node.serve.artificial import Artificial
 from kingbus_node.serve.blockview import BlockView
@@ -44,9 +43,9 @@ from kingbus_node.serve.registry import Dump, Registry, StopReason
 from kingbus_node.serve.start import MaybeLateError, Start, start_at_position
 from kingbus_node.store.catalogue import FileInfo
 from kingbus_node.store.cursor import Block, Cursor
-from kingbus_node.store.errors import PositionInsideEventError, PurgedError
+from kingbus_node.store.errors import PositionInsideEventError, PurgedError, StoreError
 from kingbus_node.store.reader import LogReader
-from kingbus_node.store.state import FACT_CLUSTER_UUID
+from kingbus_node.store.state import FACT_CLUSTER_UUID, LogState
 from kingbus_node.wire.commands import DumpFlag, DumpKind, DumpRequest
 from kingbus_node.wire.errors import shutting_down, unknown_command
 
@@ -113,6 +112,7 @@ class _Stream:
         self._at = Coordinates(flavor, request.file, request.position)
         self._filter: Filter | None = None
         self._position = FIRST_POSITION  # where what was sent ends in the current file
+        self._folded: LogState | None = None  # of `_gtid_sent`, when it was asked last
         self._out = Outgoing(dump.channel)
         self._last_sent = time.monotonic()
         self._poll = select.poll()
@@ -226,6 +226,7 @@ class _Stream:
             block = cursor.read(self._settings.block_bytes)  # what the signals cleared were about
         if block is None:
             cursor.relax()
+            self._dump.index = cursor.next_index - 1  # with what holds no events
             return self._rest()
         more = self._send(block)
         record = block.records[-1]
@@ -318,8 +319,16 @@ class _Stream:
             dump.timestamp = timestamp
 
     def _gtid_sent(self) -> str:
-        """The GTIDs that the replica has by now: what it said, and what the log holds up to here. For other threads."""
-        executed: ExecutedSet | None = self._reader.executed_at(self._dump.index)
+        """The GTIDs that the replica has by now: what it said, and what the log holds up to here; '' when that cannot
+        be told any more. For one other thread, again and again.
+        """
+        try:
+            state, index = self._reader.state(), self._dump.index
+            if index < state.index:
+                state = self._folded = self._reader.state_after(index, self._folded)
+        except StoreError:  # purged while a slow client is still reading it; what else it may be ends the dump itself
+            return ""
+        executed = state.executed
         if isinstance(executed, GtidSet) and self._dump.request.kind is DumpKind.GTID:
             executed = executed | decode_set(self._dump.request.gtid_set)
         return "" if executed is None else str(executed)

@@ -44,8 +44,12 @@ _log = logging.getLogger(__name__)
 _REPORT_SECONDS: Final = 1.0
 _ASK_SECONDS: Final = 2.0
 _DRAIN_SECONDS: Final = 8.0
+_DRAIN_STEP_MS: Final = 20
+_LOOK_MS: Final = 1000  # how late a signal to this process alone is noticed
 _MAX_GTID_REPORT: Final = 32 * 1024
 _STACK_BYTES: Final = 1 << 20
+
+_Places = dict[int, tuple[str, int, int]]  # by connection: file, position, index
 
 
 def tls_context(options: ServeOptions) -> TlsContext:
@@ -81,7 +85,6 @@ class Worker:
         self._stopping: float | None = None
         self._asked: dict[int, tuple[threading.Event, list[Message]]] = {}
         self._ask_numbers = itertools.count(1)
-        self._reported: dict[int, tuple[str, int]] = {}
         self._server = Server(
             view=self._view,
             users=Users(options.users_file),
@@ -104,20 +107,16 @@ class Worker:
         poll = select.poll()
         poll.register(self._control.fileno(), select.POLLIN)
         poll.register(self._wake_fd, select.POLLIN)
-        next_report = time.monotonic() + _REPORT_SECONDS
+        threading.Thread(target=self._report_always, name="reports", daemon=True).start()
         try:
             self._tell({"op": "ready"})
             while True:
-                wait = max(0.0, next_report - time.monotonic()) if self._stopping is None else 0.02
-                for fd, _ in poll.poll(wait * 1000):
+                for fd, _ in poll.poll(_LOOK_MS if self._stopping is None else _DRAIN_STEP_MS):
                     if fd == self._wake_fd:
                         os.eventfd_read(fd)
                         self._registry.wake_all()
                     else:
                         self._listen()
-                if time.monotonic() >= next_report:
-                    next_report = time.monotonic() + _REPORT_SECONDS
-                    self._report()
                 if self._stopping is not None and self._drained(self._stopping):
                     return 0
         except ControlClosedError as gone:
@@ -221,7 +220,6 @@ class Worker:
             code = refusal.code
             raise
         finally:
-            self._reported.pop(facts.connection_id, None)
             self._try_tell({"op": "undump", "id": facts.connection_id, "code": code, "sent": channel.sent_bytes})
 
     def _dump_begins(self, dump: Dump) -> None:
@@ -240,14 +238,23 @@ class Worker:
             }
         )
 
-    def _report(self) -> None:
-        """Tell the core how far the streams are, if they have moved."""
+    def _report_always(self) -> None:
+        """In a thread of its own: what a replica has got is read from the log, which takes time; wake-ups must not."""
+        known: _Places = {}
+        while True:
+            time.sleep(_REPORT_SECONDS)
+            known = self._report(known)
+
+    def _report(self, known: _Places) -> _Places:
+        """Tell the core how far the streams are that have moved since they were where `known` says; returns where they
+        are.
+        """
+        now: _Places = {}
         for dump in self._registry.dumps():
-            where = (dump.file, dump.position)
-            if self._reported.get(dump.id) == where:
+            where = now[dump.id] = (dump.file, dump.position, dump.index)
+            if known.get(dump.id) == where:
                 continue
-            self._reported[dump.id] = where
-            self._tell(
+            self._try_tell(
                 {
                     "op": "progress",
                     "id": dump.id,
@@ -259,6 +266,7 @@ class Worker:
                     "sent": dump.channel.sent_bytes,
                 }
             )
+        return now
 
     # -- the core
 

@@ -132,10 +132,22 @@ class LogReader:
 
     def executed_at(self, index: int) -> ExecutedSet | None:
         """What was executed when entry `index` had been; None while the flavour is not known. PurgedError."""
+        return self.state_after(index).executed
+
+    def state_after(self, index: int, earlier: LogState | None = None) -> LogState:
+        """The state after entry `index`, the caller's own. PurgedError.
+
+        `earlier`: what this gave for an entry before, which is used up. Without it the state is folded from the
+        beginning of the segment, a second's work where transactions are small; with it from there.
+        """
         self._check_open()
         if index + 1 < self._watermark.first_index:
             raise PurgedError(f"entry {index} was purged: the oldest retained is {self._watermark.first_index}")
-        return self._segments.state_at(index).executed
+        segment = self._segments.find(index + 1)
+        if earlier is None or not segment.first_index <= earlier.index + 1 <= index + 1:
+            earlier = segment.state_before()
+        self._segments.fold(earlier, index)
+        return earlier
 
     def newest_file_where(self, accepts: Callable[[ExecutedSet], bool]) -> FileInfo | None:
         """The newest retained source file for which ``accepts(executed at its start)``; None if there is none.

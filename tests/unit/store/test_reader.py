@@ -472,6 +472,24 @@ def test_executed_sets_are_exact_after_a_gap_and_a_second_uuid(tmp_path: Path) -
     log.close()
 
 
+def test_a_state_is_folded_on_from_an_earlier_one(tmp_path: Path) -> None:
+    log, source = started(tmp_path, segment_bytes=4096)
+    write(log, *(source.transaction() for _ in range(40)), source.end_of_file(), source.file(), source.transaction())
+    assert len(list_segments(tmp_path)) > 2
+    reader = LogReader(tmp_path)
+    for step in (1, 3, 20):
+        state = None
+        for index in range(1, log.last_index + 1, step):
+            state = reader.state_after(index, state)
+            assert state.to_json() == reader.state_after(index).to_json()
+            assert state.index == index
+    assert reader.state_after(3, reader.state_after(9)).index == 3
+    write(log, log.purge_entry(2))
+    with pytest.raises(PurgedError):
+        reader.state_after(3)
+    log.close()
+
+
 def test_many_threads_read_one_reader_while_it_grows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(log_module, "SEGMENT_ENTRIES", 50)
     log, source = started(tmp_path)
