@@ -2,8 +2,8 @@
 
 ``python -m bench.serve [--release mysql-9.7|mariadb-10.11] [--small MB] [--rows MB] [--folder DIR]``. A real server is
 filled once per workload and a node (its own processes, as in production) fetches its binlog; then both are asked for
-all of it, alternating, by a client that only receives. Both send from the page cache. The bytes must be the same number, so
-neither can leave something out. Workloads are those of `bench.ingest`. Modes:
+all of it, alternating, by a client that only receives. Both send from the page cache. Both must send the same number of
+bytes, so neither can leave something out. Workloads are those of `bench.ingest`. Modes:
 
 file    by file and position, from the first file on
 gtid    by an empty GTID set (MySQL), an empty position (MariaDB): nothing is left out
