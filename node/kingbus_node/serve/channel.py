@@ -19,6 +19,9 @@ from kingbus_node.wire.packet import PacketAssembler, frame
 _IOV_MAX: Final = 1024
 _CHUNK: Final = 64 * 1024
 _SMALL: Final = 16 * 1024
+_KEEPALIVE_IDLE: Final = 60  # seconds
+_KEEPALIVE_INTERVAL: Final = 10
+_KEEPALIVE_PROBES: Final = 6
 _LINGER_SECONDS: Final = 1.0
 _LINGER_BYTES: Final = 1 << 20
 
@@ -51,6 +54,12 @@ class Channel:
         sock.settimeout(timeout)
         if sock.family != socket.AF_UNIX:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            # A dump to a client that asked for no heartbeats may be silent for days: who is gone without a word (power,
+            # network) is noticed by this alone, and would keep its thread and its descriptors for ever otherwise.
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _KEEPALIVE_IDLE)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, _KEEPALIVE_INTERVAL)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, _KEEPALIVE_PROBES)
 
     # -- state ---------------------------------------------------------------------------------------------------------
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import ssl
 import threading
@@ -222,3 +223,15 @@ def test_a_peer_that_stalls_in_the_tls_handshake_is_given_up(context: ssl.SSLCon
         channel.set_deadline(0.2)
         with pytest.raises(PeerTimeoutError):
             channel.start_tls(context)
+
+
+def test_a_peer_that_is_gone_without_a_word_is_noticed_in_time() -> None:
+    with connected(timeout=None) as (channel, _):
+        twin = socket.socket(fileno=os.dup(channel.fileno()))
+        with twin:
+            assert twin.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+            idle, interval, probes = (
+                twin.getsockopt(socket.IPPROTO_TCP, option)
+                for option in (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT)
+            )
+    assert idle + interval * probes <= 120
