@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from kingbus_node.binlog.constants import MAX_PACKET
 from kingbus_node.binlog.groups import MariadbGroups, MysqlGroups, mariadb_groups, mysql_groups
 from kingbus_node.binlog.scan import EVENT_AT, PACKET_HEADER, Events
 from kingbus_node.store.cursor import Block
@@ -67,6 +68,17 @@ class BlockView:
         start = int(self.starts[row])
         length = int.from_bytes(self.block.data[start : start + 3], "little")
         return bytes(self.block.data[start + EVENT_AT : start + PACKET_HEADER + length])
+
+    def is_whole(self, row: int) -> bool:
+        """Whether event `row` is in one packet, and all of it in this block."""
+        start = int(self.starts[row])
+        length = int.from_bytes(self.block.data[start : start + 3], "little")
+        return length < MAX_PACKET and start + PACKET_HEADER + length <= len(self.block.data)
+
+    def overwrite(self, row: int, event: bytes) -> None:
+        """Put another event of the same size in the place of event `row`, which `is_whole`. `types` stays as it was."""
+        start = int(self.starts[row]) + EVENT_AT
+        self.block.data[start : start + len(event)] = event
 
     def mysql_groups(self, rows: Ints, checksum: bool) -> MysqlGroups:
         """The GTIDs of the events `rows`, which are GTID events of MySQL. `index` counts within `rows`."""

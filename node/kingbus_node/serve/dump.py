@@ -163,7 +163,8 @@ class _Stream:
         connect_state = facts.text("slave_connect_state")
         if connect_state is not None:
             return start_by_gtid_position(self._reader, facts, self._artificial, connect_state, annotate=annotate)
-        filter_ = MariadbFilter(self._artificial, annotate=annotate)
+        capability = facts.number("mariadb_slave_capability") or 0
+        filter_ = MariadbFilter(self._artificial, annotate=annotate, capability=capability)
         return start_at_position(self._reader, self._flavor, request.file, request.position, filter_)
 
     def _begin(self, start: Start) -> Cursor:

@@ -29,6 +29,13 @@ class Plan:
     refusal: tuple[int, MySQLError] | None = None
     stop: int | None = None
 
+    @property
+    def sends_all(self) -> bool:
+        """The block goes out as it is: the plan says nothing."""
+        return (
+            self.carried and not self.inserts and self.refusal is None and self.stop is None and bool(self.keep.all())
+        )
+
 
 class Filter(Protocol):
     """Decides for one dump. Blocks are shown in order, each once."""

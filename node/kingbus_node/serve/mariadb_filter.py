@@ -11,8 +11,8 @@ As MariaDB 10.11.19 was seen to do it (and as sql/sql_repl.cc has it, `send_even
    comes in it. Then the replica's GTID must be there.
 4. START SLAVE UNTIL master_gtid_pos: groups behind that position are left out in each domain, and so are the domains
    that it does not name. When it is reached in all of its domains the stream ends, with a GTID_LIST that says so.
-5. ANNOTATE_ROWS (the text of the statement) only goes to who asks for it. Positions are not affected: a replica that
-   can do GTIDs tolerates holes.
+5. ANNOTATE_ROWS (the text of the statement) only goes to who asks for it, or cannot do with a hole in its place; a
+   replica that is older than GTIDs gets stand-ins for what it would not understand (`old_replicas`).
 6. FORMAT_DESCRIPTION events keep their creation time when the replica's position has been reached.
 """
 
@@ -31,6 +31,7 @@ from kingbus_node.binlog.mariadb import MariadbGtid, MariadbState
 from kingbus_node.serve.artificial import Artificial
 from kingbus_node.serve.blockview import BlockView, Bools, Ints
 from kingbus_node.serve.filters import Plan
+from kingbus_node.serve.old_replicas import Capability, OldReplica
 from kingbus_node.serve.refusals import diverged, hole, not_in_binlog
 from kingbus_node.wire.errors import MySQLError
 
@@ -130,6 +131,7 @@ class MariadbFilter:
         start: Position | None = None,
         until: Position | None = None,
         strict: bool = False,
+        capability: int = Capability.GTID,
         executed: Callable[[], MariadbState] = MariadbState,
     ) -> None:
         """`annotate`: rule 5. `start`: None for a dump by file and position. `executed`: what the log has now, for rule
@@ -137,6 +139,8 @@ class MariadbFilter:
         """
         self._artificial = artificial
         self._annotate = annotate
+        self._omits_annotations = not annotate and capability >= Capability.TOLERATE_HOLES
+        self._old = OldReplica(capability) if capability < Capability.GTID else None
         self._start = start if start is not None else Position()
         self._until = until
         self._met = until is not None and not until.gtids  # before anything was sent
@@ -153,7 +157,7 @@ class MariadbFilter:
 
     @property
     def done(self) -> bool:
-        return self._annotate and not self._at_work
+        return self._annotate and self._old is None and not self._at_work
 
     @property
     def clears_created(self) -> bool:
@@ -169,9 +173,16 @@ class MariadbFilter:
         return None
 
     def plan(self, view: BlockView) -> Plan | None:
-        keep = np.ones(len(view), np.bool_) if self._annotate else view.types != EventType.ANNOTATE_ROWS
+        plan = self._plan(view)
+        if self._old is not None:
+            plan.keep &= ~self._old.omitted(view)
+            self._old.replace(view, annotate=self._annotate, checksum=self._artificial.checksum)
+        return None if plan.sends_all else plan
+
+    def _plan(self, view: BlockView) -> Plan:
+        keep = view.types != EventType.ANNOTATE_ROWS if self._omits_annotations else np.ones(len(view), np.bool_)
         if not self._at_work:
-            return None if keep.all() else Plan(keep, carried=True)
+            return Plan(keep, carried=True)
         groups = _Groups.of(view, self._artificial.checksum)
         plan = Plan(keep, carried=not self._skipping)
         due = self._due

@@ -47,6 +47,7 @@ def start_by_gtid_position(
         start=start,
         until=until,
         strict=bool(facts.number("slave_gtid_strict_mode")),
+        capability=facts.number("mariadb_slave_capability") or 0,
         executed=lambda: _state(reader.state().executed),
     )
     return Start(file, FIRST_POSITION, filter_)

@@ -19,7 +19,7 @@ Offsets = npt.NDArray[np.int64]
 
 _SEQUENCE_AT: Final = 3
 _MANY: Final = 64
-_SHORT: Final = 4096
+_SHORT: Final = 16384
 
 
 class Outgoing:
@@ -53,17 +53,13 @@ class Outgoing:
     def stored_ranges(self, data: memoryview, starts: list[int], ends: list[int]) -> None:
         """Add some ranges of `data`, which are in order and do not overlap, numbered already.
 
-        Many short ones are moved together, in place, so that sending them does not take one vector for each.
+        Many short ones are copied together, so that sending them does not take one vector for each.
         """
-        if len(starts) < _MANY or ends[-1] - starts[0] > len(starts) * _SHORT:
-            self._pending += [data[a:b] for a, b in zip(starts, ends, strict=True)]
-            return
-        at = ends[0]
-        for a, b in zip(starts[1:], ends[1:], strict=True):
-            following = at + b - a
-            data[at:following] = data[a:b]
-            at = following
-        self._pending.append(data[starts[0] : at])
+        ranges = map(data.__getitem__, map(slice, starts, ends))
+        if len(starts) >= _MANY and ends[-1] - starts[0] <= len(starts) * _SHORT:
+            self._pending.append(b"".join(ranges))
+        else:
+            self._pending += ranges
 
     def flush(self) -> bool:
         """Send everything; blocks as long as the client does not take it. False: there was nothing."""
