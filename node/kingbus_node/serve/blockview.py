@@ -21,6 +21,7 @@ Bools = npt.NDArray[np.bool_]
 Ints = npt.NDArray[np.int64]
 
 _TYPE_AT = EVENT_AT + 4
+_SIZE_AT = EVENT_AT + 9
 _LOG_POS_AT = EVENT_AT + 13
 
 
@@ -53,6 +54,11 @@ class BlockView:
     def ends_in_transaction(self) -> bool:
         """A transaction goes on behind the block."""
         return not self.block.complete or not self.block.records[-1]["flags"] & Flag.LAST
+
+    def size(self, row: int) -> int:
+        """The size of event `row`, however much of it is here."""
+        start = int(self.starts[row])
+        return int.from_bytes(self.block.data[start + _SIZE_AT : start + _SIZE_AT + 4], "little")
 
     def end_position(self, row: int) -> int:
         """Where event `row` ends in its source file."""

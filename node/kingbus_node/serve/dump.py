@@ -113,6 +113,7 @@ class _Stream:
         self._filter: Filter | None = None
         self._position = FIRST_POSITION  # where what was sent ends in the current file
         self._folded: LogState | None = None  # of `_gtid_sent`, when it was asked last
+        self._last_size = 0  # of the last event that was sent
         self._out = Outgoing(dump.channel)
         self._last_sent = time.monotonic()
         self._poll = select.poll()
@@ -230,10 +231,10 @@ class _Stream:
             self._dump.index = cursor.next_index - 1  # with what holds no events
             return self._rest()
         more = self._send(block)
-        record = block.records[-1]
-        if block.complete:
-            self._progress(block.last_index, int(record["end_pos"]), int(record["timestamp"]))
         self._flush()
+        if block.complete:
+            record = block.records[-1]
+            self._progress(block.last_index, int(record["end_pos"]), int(record["timestamp"]))
         return more
 
     def _rest(self) -> bool:
@@ -258,6 +259,8 @@ class _Stream:
     def _send(self, block: Block) -> bool:
         """Add a block to what is to be sent. False: the stream ends with it."""
         view = BlockView.of(block)
+        if len(view):
+            self._last_size = view.size(len(view) - 1)
         if block.starts_file:
             self._enter(self._reader.file(block.file_id), FIRST_POSITION)
             self._describe(view.event(0), resets=False)
@@ -314,6 +317,8 @@ class _Stream:
     def _progress(self, index: int, position: int, timestamp: int) -> None:
         """Note how far the stream is, for whoever asks about replicas; once for each block."""
         self._position = self._at.before = self._at.last = position
+        if self._flavor is Flavor.MARIADB:
+            self._at.before -= self._last_size
         dump = self._dump
         dump.index, dump.position = index, position
         if timestamp:

@@ -52,16 +52,20 @@ class Coordinates:
     before: int = 0
     last: int = 0
 
-    def fatal(self, message: str) -> MySQLError:
-        """Error 1236 with `message` and the coordinates."""
+    def described(self, message: str) -> str:
+        """`message` with the coordinates behind it."""
         # MySQL prints the path in its index file, MariaDB the name alone (and its basename of '' is '.').
         mariadb = self.flavor is Flavor.MARIADB
         path = self.file if mariadb else f"./{self.file}"
         requested = self.requested or ("." if mariadb else "")
-        return fatal(
+        return (
             f"{message}; the first event '{requested}' at {self.start}, the last event read from '{path}' at "
             f"{self.before}, the last byte read from '{path}' at {self.last}."
         )
+
+    def fatal(self, message: str) -> MySQLError:
+        """Error 1236 with `message` and the coordinates."""
+        return fatal(self.described(message))
 
 
 # -- both flavours -----------------------------------------------------------------------------------------------------
@@ -89,8 +93,10 @@ def checksum_unknown(at: Coordinates) -> MySQLError:
 
 def same_replica(at: Coordinates) -> MySQLError:
     """The same replica has connected again; this is its older connection."""
-    who, where = _replica(at.flavor), _source(at.flavor)
-    return at.fatal(f"A {who} with the same server_uuid/server_id as this {who} has connected to the {where}")
+    if at.flavor is Flavor.MARIADB:
+        text = at.described("A slave with the same server_uuid/server_id is already connected")
+        return error(ErrorCode.SLAVE_SAME_ID, text)
+    return at.fatal("A replica with the same server_uuid/server_id as this replica has connected to the source")
 
 
 def bogus_event(at: Coordinates) -> MySQLError:

@@ -66,7 +66,7 @@ class Importer:
             safe = bool(bounds.safe[row])
             last = row == len(events) - 1
             big = offsets[row + 1] - offsets[begin] >= self._target
-            if not (last or big):
+            if not (last or big or (inside and safe)):
                 continue
             ended = int(np.searchsorted(bounds.ends, row, side="right"))
             if not inside and not safe:
