@@ -47,7 +47,7 @@ from kingbus_node.source.resume import (
     source_fact,
 )
 from kingbus_node.store.entry import Entry, Json, Kind, Meta
-from kingbus_node.store.state import FACT_FLAVOR, FACT_PURGED
+from kingbus_node.store.state import FACT_FLAVOR, FACT_PURGED, LogState
 from kingbus_node.util.backoff import Backoff
 
 logger = logging.getLogger(__name__)
@@ -345,7 +345,7 @@ class SourceReader:
         )
         self._pending_acks.clear()
         self._proposed = self._consensus.last_index
-        changes = _changes(state.flavor, state.facts.get(FACT_SOURCE), facts, plan)
+        changes = _changes(state, facts, plan)
         self._batcher = batcher
         try:
             self._receive(link, framer, batcher, changes)
@@ -455,13 +455,14 @@ class SourceReader:
             self._acks += 1
 
 
-def _changes(known: Flavor | None, fact: Json, facts: SourceFacts, plan: Plan) -> dict[str, Json]:
+def _changes(state: LogState, facts: SourceFacts, plan: Plan) -> dict[str, Json]:
     """What the log does not know yet about its source."""
     changes: dict[str, Json] = {}
-    if known is None:
+    if state.flavor is None:
         changes[FACT_FLAVOR] = facts.flavor.value
-    if fact != source_fact(facts):
-        changes[FACT_SOURCE] = dict(source_fact(facts))
+    fact = source_fact(facts, state)
+    if state.facts.get(FACT_SOURCE) != fact:
+        changes[FACT_SOURCE] = dict(fact)
     if plan.base is not None and not plan.base_in_file:
         changes[FACT_PURGED] = plan.base.to_json()
     return changes

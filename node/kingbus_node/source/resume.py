@@ -152,21 +152,32 @@ def _overlap(log: ReadableLog, state: LogState) -> Overlap:
     raise AssertionError("a log with a file holds the event that the file begins with")
 
 
-def source_fact(facts: SourceFacts) -> dict[str, str | int]:
-    """What is noted in the log about a source: what a node needs to speak for it, and to know it again."""
+def source_fact(facts: SourceFacts, state: LogState) -> dict[str, str | int]:
+    """What is noted in the log about a source: what a node needs to speak for it, and to know it again.
+
+    ``since_file``: the first source file that is from it. The note comes before that file, and a crash can leave the
+    one without the other.
+    """
+    known = state.facts.get(FACT_SOURCE)
+    since = known.get("since_file") if isinstance(known, dict) and known.get("identity") == facts.identity else None
     return {
         "flavor": facts.flavor.value,
         "version": facts.version,
         "identity": facts.identity,
         "server_id": facts.server_id,
         "server_uuid": facts.server_uuid,
+        "since_file": since if isinstance(since, int) else state.file_id + 1,
     }
 
 
 def known_identity(state: LogState) -> str | None:
     """The identity of the source that wrote the log's last file, as far as is noted."""
     fact = state.facts.get(FACT_SOURCE)
-    identity = fact.get("identity") if isinstance(fact, dict) else None
+    if not isinstance(fact, dict):
+        return None
+    identity, since = fact.get("identity"), fact.get("since_file")
+    if not isinstance(since, int) or state.file_id < since:
+        return None
     return identity if isinstance(identity, str) else None
 
 

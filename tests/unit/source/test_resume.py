@@ -333,6 +333,33 @@ def test_a_server_with_another_uuid_that_holds_everything_is_followed() -> None:
     assert harness.log.files()["binlog.000004"] == promoted.files[-1].bytes
 
 
+@FLAVORS
+def test_a_crash_right_behind_the_note_of_a_new_source_does_not_take_its_files_for_the_old_ones(flavor: Flavor) -> None:
+    origin, harness = small(flavor), Harness()
+    harness.session(origin)
+    if flavor is Flavor.MYSQL:
+        promoted = Origin(flavor, server_uuid=OTHER_UUID, server_id=2, executed=origin.executed.copy())
+    else:
+        promoted = Origin(flavor, server_id=2)
+        for _ in range(3):
+            promoted.write(b"", server_id=1)
+    promoted.rotate()
+    promoted.write(b"from the new one")
+    assert {file.name for file in promoted.files} >= {origin.files[-1].name}
+    harness.session(promoted)
+    entries = harness.log.entries
+    note = max(i for i, entry in enumerate(entries) if entry.kind == Kind.STATE)
+    assert any(entry.kind == Kind.DATA for entry in entries[note:])
+    after = Harness()
+    after.log.propose(entries[: note + 1])
+    assert isinstance(after.session(promoted), Disconnected)
+    assert after.log.files() == harness.log.files()
+    assert str(after.log.state.executed) == str(harness.log.state.executed)
+    promoted.write(b"more")
+    assert isinstance(after.session(promoted), Disconnected)
+    assert list(after.log.files().values())[-1] == promoted.files[-1].bytes
+
+
 def test_a_server_with_another_uuid_that_lacks_something_is_refused() -> None:
     origin, harness = small(Flavor.MYSQL), Harness()
     executed = origin.executed.copy()
