@@ -140,7 +140,9 @@ class Catalogue:
         return catalogue
 
     def put(self, info: FileInfo) -> None:
-        """Adds or replaces a file's record."""
+        """Adds or replaces a file's record. One that was purged before the catalogue began has none."""
+        if info.id < self.first_id:
+            return
         write_at(self._file.fd, [info.encode()], RECORD_SIZE * (1 + info.id - self.first_id))
 
     def cut(self, last_id: int) -> None:

@@ -57,6 +57,7 @@ class Kind(IntEnum):
     STATE = 3  # facts that all nodes must agree on (meta JSON, see `state.LogState`)
     CANCEL = 4  # the open fragments will never be completed: readers skip them
     PURGE = 5  # retention: what lies before is dropped (meta JSON)
+    CONFIGURATION = 6  # who belongs to the cluster (meta MEMBERS), in consensus' own encoding
 
 
 class Flag:
@@ -88,6 +89,7 @@ class _Tag(IntEnum):
     GTIDS = 1
     FILE = 2
     JSON = 3
+    MEMBERS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,12 +97,14 @@ class Meta:
     """What an entry says about its payload; enough to keep the state without reading payloads.
 
     `gtids` are the GTIDs of the transactions that *end* in this entry (a transaction counts when it is complete), in
-    the flavour's binary delta form; `file` comes with FILE_START; `json` with control entries.
+    the flavour's binary delta form; `file` comes with FILE_START; `json` with control entries; `members` with
+    CONFIGURATION.
     """
 
     gtids: bytes = b""
     file: SourceFile | None = None
     json: dict[str, Json] | None = None
+    members: bytes = b""
 
     def encode(self) -> bytes:
         """Fields ``tag u8 | length u32 | bytes``, zero bytes up to a multiple of four, then the CRC-32 of all that.
@@ -122,6 +126,8 @@ class Meta:
         if self.json is not None:
             value = _json_bytes(self.json)
             parts += _FIELD.pack(_Tag.JSON, len(value)), value
+        if self.members:
+            parts += _FIELD.pack(_Tag.MEMBERS, len(self.members)), self.members
         if not parts:
             return b""
         encoded = b"".join(parts)
@@ -133,7 +139,7 @@ class Meta:
         """The inverse of `encode`; InvalidEntryError for anything else, unknown tags included."""
         if not data:
             return NO_META
-        gtids = b""
+        gtids = members = b""
         file: SourceFile | None = None
         facts: dict[str, Json] | None = None
         view = memoryview(data)
@@ -161,9 +167,11 @@ class Meta:
                 file = SourceFile(name, source_name)
             elif tag == _Tag.JSON:
                 facts = _json_object(view[start:at])
+            elif tag == _Tag.MEMBERS:
+                members = bytes(view[start:at])
             else:
                 raise InvalidEntryError(f"unknown meta field {tag}: written by a newer release?")
-        return cls(gtids, file, facts)
+        return cls(gtids, file, facts, members)
 
 
 NO_META = Meta()
@@ -251,10 +259,26 @@ class Entry:
         return HEADER_SIZE + len(self.meta.gtids) + 4 * len(self.packets) + len(self.payload)
 
 
-def encode(entry: Entry, index: int, term: int, unsynced: int) -> tuple[Header, bytes]:
-    """The header and the bytes that precede the payload: header, meta and packet table.
+class Stored(NamedTuple):
+    """An entry as it goes into the log: a body that is final, and a header whose place in the log may not be set yet.
 
-    InvalidEntryError when the packet table cannot belong to the payload.
+    `body` are the bytes behind the header, in one or more buffers; ``header.body_crc`` is right for them, so nobody who
+    passes this on has to compute it again.
+    """
+
+    header: Header
+    meta: Meta
+    body: tuple[Buffer, ...]
+
+    def at(self, index: int, term: int) -> Stored:
+        """The same entry at a place in the log."""
+        return self._replace(header=self.header._replace(index=index, term=term))
+
+
+def prepare(entry: Entry) -> Stored:
+    """Encodes an entry and computes its body's checksum; index and term are the entry's own (0 for a proposal).
+
+    The payload is not copied. InvalidEntryError when the packet table cannot belong to the payload.
     """
     _check_packets(entry)
     meta = entry.meta.encode()
@@ -268,8 +292,8 @@ def encode(entry: Entry, index: int, term: int, unsynced: int) -> tuple[Header, 
         kind=entry.kind,
         flags=entry.flags,
         reserved=0,
-        index=index,
-        term=term,
+        index=entry.index,
+        term=entry.term,
         file_id=entry.file_id,
         timestamp=entry.timestamp,
         start_pos=entry.start_pos,
@@ -279,13 +303,39 @@ def encode(entry: Entry, index: int, term: int, unsynced: int) -> tuple[Header, 
         payload_len=len(entry.payload),
         event_count=entry.event_count,
         transaction_count=entry.transaction_count,
-        unsynced=unsynced,
+        unsynced=0,
     )
-    return header, b"".join((header.encode(), meta, table))
+    before = meta + table
+    return Stored(header, entry.meta, tuple(part for part in (before, entry.payload) if len(part)))
+
+
+def encode(entry: Entry, index: int, term: int, unsynced: int) -> tuple[Header, bytes]:
+    """The header and the bytes that precede the payload: header, meta and packet table.
+
+    InvalidEntryError when the packet table cannot belong to the payload.
+    """
+    stored = prepare(entry)
+    header = stored.header._replace(index=index, term=term, unsynced=unsynced)
+    before = header.meta_len + 4 * header.packet_count
+    return header, header.encode() + bytes(stored.body[0] if before else b"")
+
+
+def parse(data: Buffer, offset: int = 0) -> Stored:
+    """The entry at `offset` in the form in which another log takes it; checksums are verified, the body is a view.
+
+    InvalidEntryError if it is damaged.
+    """
+    header, view = _verified(data, offset)
+    return Stored(header, Meta.decode(view[: header.meta_len]), (view,) if len(view) else ())
 
 
 def decode(data: Buffer, offset: int = 0) -> tuple[Entry, Header]:
     """The entry at `offset`, checksums verified; its payload is a view of `data`. InvalidEntryError if damaged."""
+    header, view = _verified(data, offset)
+    return assemble(header, view), header
+
+
+def _verified(data: Buffer, offset: int) -> tuple[Header, memoryview]:
     header = parse_header(data, offset)
     if isinstance(header, str):
         raise InvalidEntryError(header)
@@ -299,7 +349,7 @@ def decode(data: Buffer, offset: int = 0) -> tuple[Entry, Header]:
         raise InvalidEntryError(
             f"the body of entry {header.index} has checksum {crc:#010x}, expected {header.body_crc:#010x}"
         )
-    return assemble(header, view), header
+    return header, view
 
 
 def assemble(header: Header, body: memoryview) -> Entry:

@@ -27,7 +27,7 @@ from kingbus_node.binlog.constants import Buffer
 from kingbus_node.store import durable
 from kingbus_node.store.catalogue import Catalogue, CatalogueReader, FileInfo, files_in
 from kingbus_node.store.durable import FileHandle, fsync_directory, read_at, write_at, write_file
-from kingbus_node.store.entry import Entry, Header, Kind, Meta, decode, encode
+from kingbus_node.store.entry import Entry, Kind, Meta, Stored, decode, parse, prepare
 from kingbus_node.store.errors import (
     CorruptLogError,
     InvalidEntryError,
@@ -37,9 +37,10 @@ from kingbus_node.store.errors import (
     PurgedError,
     StoreError,
 )
-from kingbus_node.store.index import RECORD, RECORD_SIZE, end_of, read_records, seal
+from kingbus_node.store.index import RECORD, RECORD_SIZE, Records, end_of, read_records, seal
 from kingbus_node.store.marks import HardState, Mark, MarkFile, read_hard_state, write_hard_state
 from kingbus_node.store.recovery import recover_tail, remove_leftovers, repair_indexes
+from kingbus_node.store.reset import begin_reset, finish_reset
 from kingbus_node.store.segment import Located, SegmentHeader, index_path, list_segments, log_path
 from kingbus_node.store.segments import Segment, Segments, derive_record, fold_stored, mark_cancelled
 from kingbus_node.store.state import LogState
@@ -98,6 +99,7 @@ class Log:
         self._snapshot: LogState | None = None
         self._hard_state = read_hard_state(directory)
         remove_leftovers(directory)
+        finish_reset(directory)
         self._marks = MarkFile(directory)
         mark = self._marks.mark
         if not list_segments(directory):
@@ -175,6 +177,11 @@ class Log:
     def first_index(self) -> int:
         """The oldest entry that is still here."""
         return self._segments.oldest
+
+    @property
+    def retained_index(self) -> int:
+        """Where the oldest retained source file starts; what lies before goes with its segment, when that goes."""
+        return max(self._state.first_index, self._segments.oldest)
 
     @property
     def last_index(self) -> int:
@@ -276,6 +283,12 @@ class Log:
 
     def entry_bytes(self, first: int, last: int, max_bytes: int) -> bytes:
         """Stored entries from `first` on: at most up to `last`, `max_bytes` and the segment's end, at least one."""
+        return self.read_stored(first, last, max_bytes)[1]
+
+    def read_stored(self, first: int, last: int, max_bytes: int) -> tuple[Records, bytes]:
+        """Index records and bytes of entries from `first` on: up to `last`, `max_bytes` and the segment's end, at least
+        one. Checksums are not verified: whoever receives the bytes does.
+        """
         self._check_exists(last)
         segment, record = self._segments.record(self._check_exists(first))
         records = self._segments.records(segment, first, min(last - first + 1, 4096), last)
@@ -283,7 +296,27 @@ class Log:
         count = int(np.searchsorted(records["offset"], np.uint64(start + max_bytes)))
         while count > 1 and end_of(records[:count]) - start > max_bytes:
             count -= 1
-        return read_at(segment.log.fd, end_of(records[: max(1, count)]) - start, start)
+        records = records[: max(1, count)]
+        data = read_at(segment.log.fd, end_of(records) - start, start)
+        if len(data) < end_of(records) - start:
+            raise CorruptLogError(segment.log.path, start + len(data), "the file ends inside an entry")
+        return records, data
+
+    def records_from(self, index: int, last: int) -> Records:
+        """Index records from entry `index` on, up to `last` and the segment's end, some thousand at most; at least one.
+
+        PurgedError, StoreError if there is no such entry.
+        """
+        self._check_exists(last)
+        segment, _ = self._segments.record(self._check_exists(index))
+        return self._segments.records(segment, index, 4096, last)
+
+    def state_at(self, index: int) -> LogState:
+        """The sum of the entries up to `index`, from ``first_index - 1`` on. PurgedError, StoreError."""
+        self._check_usable()
+        if index > self._last_index:
+            raise StoreError(f"there is no entry {index}: the last one is {self._last_index}")
+        return self._segments.state_at(index)
 
     # Writing
 
@@ -292,42 +325,52 @@ class Log:
 
         InvalidEntryError if one may not follow, LogFailedError if the disk refuses.
         """
-        return self._append(((entry, None) for entry in entries), term)
+        return self._append((prepare(entry) for entry in entries), term)
 
     def append_encoded(self, data: Buffer) -> int:
         """Writes entries as `entry_bytes` of another node gave them: checksums verified, index and term kept.
 
         InvalidEntryError if one is damaged or may not follow; then none is written.
         """
-        entries: list[tuple[Entry, Header]] = []
+        entries: list[Stored] = []
         at = 0
         while at < len(data):
-            entry, header = decode(data, at)
-            entries.append((entry, header))
-            at += header.size
-        return self._append(entries, 0)
+            stored = parse(data, at)
+            entries.append(stored)
+            at += stored.header.size
+        return self._append(entries, None)
 
-    def _append(self, entries: Iterable[tuple[Entry, Header | None]], term: int) -> int:
+    def append_stored(self, entries: Iterable[Stored]) -> int:
+        """Writes entries whose place in the log is set, all or none, and gives the new last index.
+
+        Their checksums are believed. InvalidEntryError if one may not follow, LogFailedError if the disk refuses.
+        """
+        return self._append(entries, None)
+
+    def _append(self, entries: Iterable[Stored], term: int | None) -> int:
+        """With `term` the entries get their place here, else they have it already."""
         with self._append_lock:
             self._check_usable()
             before = self._last_index
             pending = _Pending(self._active)
             try:
-                for entry, source in entries:
+                for stored in entries:
                     index = self._tail.index + 1
-                    if source is not None and source.index != index:
-                        raise InvalidEntryError(f"expected entry {index}, found entry {source.index}")
-                    unsynced = index - 1 - self._durable_index
-                    header, head = encode(entry, index, term if source is None else source.term, unsynced)
+                    header = stored.header
+                    if term is not None:
+                        header = header._replace(index=index, term=term)
+                    elif header.index != index:
+                        raise InvalidEntryError(f"expected entry {index}, found entry {header.index}")
+                    header = header._replace(unsynced=index - 1 - self._durable_index)
                     count = index - self._active.first_index
                     if count and (pending.end + header.size > self._segment_bytes or count >= SEGMENT_ENTRIES):
                         self._flush(pending)
                         self._roll()
                         pending = _Pending(self._active)
-                    self._tail.fold(header, entry.meta)
+                    self._tail.fold(header, stored.meta)
                     located = Located(pending.end, header, b"")
                     pending.rows.append(derive_record(located, self._tail))
-                    pending.buffers += (head, entry.payload) if len(entry.payload) else (head,)
+                    pending.buffers += (header.encode(), *stored.body)
                     pending.end = located.end
                     pending.last_index = index
                 self._flush(pending)
@@ -485,6 +528,43 @@ class Log:
             self._active.end = offset
             self._last_index = index - 1
         self._tail = self._segments.state_at(index - 1)
+
+    def reset(self, state: LogState) -> None:
+        """Puts `state`, which another node had after entry ``state.index``, in the place of the whole log, durably.
+
+        Everything up to there counts as committed; entries follow from the next one on. Readers that are at older
+        entries get PurgedError. StoreError if that entry is committed here already (then entries are to be sent), or if
+        the next one does not begin the oldest retained source file: a log cannot begin inside a file.
+        """
+        with self._sync_lock, self._append_lock, self._commit_lock:
+            self._check_usable()
+            if state.index <= self._state.index:
+                raise StoreError(f"the log cannot go back to entry {state.index}: {self._state.index} is committed")
+            if state.first_index != state.index + 1 or state.oldest_file != state.file_id + 1:
+                raise StoreError(
+                    f"the log cannot begin with entry {state.index + 1}: the oldest retained source file, number "
+                    f"{state.oldest_file}, begins with entry {state.first_index}"
+                )
+            try:
+                self._replace(state.copy())
+            except OSError as error:
+                raise self._failed(error, "replacing the log") from error
+
+    def _replace(self, state: LogState) -> None:
+        first = state.index + 1
+        begin_reset(self._directory, SegmentHeader(first, state.term, state.to_json()))
+        self._watermark.publish_first(first)
+        finish_reset(self._directory)
+        self._segments.forget(first)  # an entry that was never committed may have begun a segment of that name
+        self._segments.refresh()
+        self._marks = MarkFile(self._directory)
+        self._active = _open_active(self._directory, first, None)
+        self._last_index = self._durable_index = self._commit_index = state.index
+        self._state, self._tail, self._snapshot = state, state.copy(), None
+        self._visible_index = state.visible_index
+        self._catalogue = Catalogue.create(self._directory, state.file_id + 1, ())
+        self._write_mark(durably=True)
+        self._watermark.publish(state.visible_index, state.index)
 
     # Retention
 

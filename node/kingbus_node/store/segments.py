@@ -147,11 +147,18 @@ class Segments:
     def find(self, index: int) -> Segment:
         """The segment that holds entry `index`, or would; looks at the directory when it may have a newer one."""
         first = self.containing(index)
-        segment = self.open(first)
-        if self.after(first) is None and (index - first) * RECORD_SIZE >= segment.index.size():
-            self.refresh()
-            segment = self.open(self.containing(index))
-        return segment
+        newest = self.after(first) is None
+        try:
+            segment = self.open(first)
+        except PurgedError:
+            if not newest:
+                raise
+        else:
+            if not newest or (index - first) * RECORD_SIZE < segment.index.size():
+                return segment
+        # What was the newest one when this object last looked may be followed by others now, or even be gone.
+        self.refresh()
+        return self.open(self.containing(index))
 
     def records(self, segment: Segment, index: int, count: int, limit: int) -> Records:
         """Up to `count` records from entry `index` of one segment, none behind entry `limit`: fewer only at the

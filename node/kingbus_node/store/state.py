@@ -13,6 +13,7 @@ Rules, entry by entry:
    as purged.
 6. PURGE ``{"first_index", "file_id", "purged"}`` drops the source files before `file_id`; `purged` is what was executed
    there.
+7. CONFIGURATION replaces `members`: opaque here, they belong to consensus.
 """
 
 from __future__ import annotations
@@ -62,6 +63,8 @@ class LogState:
     timestamp: int = 0  # of the last event, as the source wrote it
     oldest_file: int = 1  # the oldest source file that was not purged (it may not exist yet)
     first_index: int = 1  # where that file starts; entries before may be dropped
+    members: bytes = b""  # what the last CONFIGURATION said; nothing before the first
+    members_index: int = 0  # which entry that was
 
     @property
     def visible_index(self) -> int:
@@ -102,6 +105,10 @@ class LogState:
             self._fold_facts(header, meta)
         elif kind == Kind.PURGE:
             self._fold_purge(header, meta)
+        elif kind == Kind.CONFIGURATION:
+            if not meta.members:
+                raise InvalidEntryError(f"entry {header.index} changes the membership without naming the members")
+            self.members, self.members_index = meta.members, header.index
         elif kind != Kind.NOOP:
             raise InvalidEntryError(f"entry {header.index} is of unknown kind {kind}: written by a newer release?")
         self.index = header.index
@@ -230,15 +237,18 @@ class LogState:
             "timestamp": self.timestamp,
             "oldest_file": self.oldest_file,
             "first_index": self.first_index,
+            "members": [self.members_index, self.members.hex()],
         }
 
     @classmethod
     def from_json(cls, value: dict[str, Json]) -> LogState:
         """The inverse of `to_json`. ValueError, KeyError or TypeError if it is not one."""
         flavor = None if value["flavor"] is None else Flavor(str(value["flavor"]))
-        facts, opened, file = value["facts"], value["open"], value["file"]
+        facts, opened, file, members = value["facts"], value["open"], value["file"], value["members"]
         if not isinstance(facts, dict) or not isinstance(opened, list) or not isinstance(file, list | None):
             raise TypeError("a snapshot's facts are an object, its open transaction and its file lists")
+        if not isinstance(members, list):
+            raise TypeError("a snapshot's members are a list")
         return cls(
             index=_int(value["index"]),
             term=_int(value["term"]),
@@ -255,6 +265,8 @@ class LogState:
             timestamp=_int(value["timestamp"]),
             oldest_file=_int(value["oldest_file"]),
             first_index=_int(value["first_index"]),
+            members=bytes.fromhex(str(members[1])),
+            members_index=_int(members[0]),
         )
 
 

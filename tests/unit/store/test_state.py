@@ -194,3 +194,12 @@ def test_a_copy_does_not_change_with_its_original() -> None:
     folded.add(source.transaction(), Entry(Kind.STATE, meta=Meta(json={"x": 1})))
     assert str(copy.executed) == executed(1)
     assert "x" not in copy.facts
+
+
+def test_the_last_configuration_is_kept() -> None:
+    folded, source = begun()
+    folded.add(Entry(Kind.CONFIGURATION, meta=Meta(members=b"\x01members")))
+    folded.refuse(Entry(Kind.CONFIGURATION), "without naming the members")
+    state = folded.add(source.transaction(), Entry(Kind.CONFIGURATION, meta=Meta(members=b"\x01others")), NOOP)
+    assert (state.members, state.members_index) == (b"\x01others", 5)
+    assert state.visible_index == state.index == 6
