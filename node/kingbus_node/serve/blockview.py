@@ -60,6 +60,16 @@ class BlockView:
         start = int(self.starts[row])
         return int.from_bytes(self.block.data[start + _SIZE_AT : start + _SIZE_AT + 4], "little")
 
+    def unfinished(self, before: int) -> int:
+        """How many bytes of the last event, packet headers included, come behind the block; `before`: what this was
+        for the block before.
+        """
+        if not len(self.starts):
+            return before - len(self.data)
+        start = int(self.starts[-1])
+        payload = 1 + self.size(len(self) - 1)
+        return start + payload + PACKET_HEADER * (payload // MAX_PACKET + 1) - len(self.data)
+
     def end_position(self, row: int) -> int:
         """Where event `row` ends in its source file."""
         start = int(self.starts[row])

@@ -112,6 +112,7 @@ class _Stream:
         self._at = Coordinates(flavor, request.file, request.position)
         self._filter: Filter | None = None
         self._position = FIRST_POSITION  # where what was sent ends in the current file
+        self._unfinished = 0  # bytes of the event that is being sent that are still to come
         self._folded: LogState | None = None  # of `_gtid_sent`, when it was asked last
         self._last_size = 0  # of the last event that was sent
         self._out = Outgoing(dump.channel)
@@ -261,6 +262,7 @@ class _Stream:
         view = BlockView.of(block)
         if len(view):
             self._last_size = view.size(len(view) - 1)
+        self._unfinished = view.unfinished(self._unfinished)
         if block.starts_file:
             self._enter(self._reader.file(block.file_id), FIRST_POSITION)
             self._describe(view.event(0), resets=False)
@@ -355,6 +357,10 @@ class _Stream:
         match self._dump.stop:
             case None:
                 return False
+            case StopReason.NOT_SERVING if self._unfinished:
+                pass  # an error would be taken for a part of the event: the connection is cut, without waiting for it
+            case StopReason.DUPLICATE | StopReason.SHUTDOWN if self._unfinished:
+                return False  # when the event has been sent
             case StopReason.DUPLICATE:
                 raise same_replica(self._at)
             case StopReason.NOT_SERVING:
