@@ -379,10 +379,6 @@ def _contradictions(config: Config) -> Iterator[str]:
             yield f"{path}.{given} is set but {path}.{missing} is not: expected both or none"
     if (raft.tls.cert is None) != (raft.tls.ca is None):
         yield "raft.tls: expected ca, cert and key together, or none of them"
-    if serve.tls.require and serve.tls.cert is None:
-        yield "serve.tls.require is true: expected serve.tls.cert and serve.tls.key, or no replica could connect"
-    if serve.tls.ca is not None and serve.tls.cert is None:
-        yield "serve.tls.ca is set without serve.tls.cert: expected a certificate to offer TLS with"
     if storage.retention.max_bytes is not None and storage.retention.max_bytes < storage.segment_bytes:
         yield (
             f"storage.retention.max_bytes ({storage.retention.max_bytes}) is smaller than storage.segment_bytes "

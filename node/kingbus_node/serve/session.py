@@ -22,6 +22,7 @@ from kingbus_node.serve.keys import RsaPair
 from kingbus_node.serve.sql import Answer, SqlSession
 from kingbus_node.serve.users import Users
 from kingbus_node.serve.view import Neighbours, Process, ServerView
+from kingbus_node.store.errors import StoreError
 from kingbus_node.wire import capabilities
 from kingbus_node.wire.auth import Login, Outcome, Plugin, Step, make_scramble
 from kingbus_node.wire.capabilities import Capability, ServerStatus
@@ -280,6 +281,12 @@ class Session:
                 if self.facts.dumping:
                     raise
                 self._channel.send_packet(err_packet(problem))
+            except StoreError as problem:
+                if self.facts.dumping:
+                    raise
+                # A file was purged while it was listed, or the log is damaged: the statement's trouble only.
+                _log.warning("connection %d: %s", self.facts.connection_id, problem)
+                self._channel.send_packet(err_packet(error(ErrorCode.UNKNOWN_ERROR, str(problem))))
 
     def _now(self, command: str, info: str | None = None) -> None:
         self._command, self._info, self._since = command, info, time.monotonic()

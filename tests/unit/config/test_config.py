@@ -261,7 +261,6 @@ def test_what_must_be_given_is_named() -> None:
         ({"source": {"tls": {"mode": "VERIFY_CA"}}}, "source.tls.mode is verify-ca: expected source.tls.ca"),
         ({"source": {"tls": {"cert": "c"}}}, "source.tls.cert is set but source.tls.key is not"),
         ({"serve": {"tls": {"key": "k"}}}, "serve.tls.key is set but serve.tls.cert is not"),
-        ({"serve": {"tls": {"require": True}}}, "serve.tls.require is true"),
         ({"raft": {"tls": {"ca": "c"}}}, "raft.tls: expected ca, cert and key together"),
         ({"source": {"flavor": "mysql", "start": "0-1-5"}}, "source.start is a MariaDB GTID position"),
         ({"storage": {"retention": {"max_bytes": "1MiB"}}}, "storage.retention.max_bytes (1048576) is smaller"),

@@ -17,6 +17,8 @@ from unit.serve.clients import PASSWORD, Client, Keys, RawClient, TestServer
 from kingbus_node.serve.channel import Channel
 from kingbus_node.serve.facts import SessionFacts
 from kingbus_node.serve.session import MAX_COMMAND, Timeouts
+from kingbus_node.serve.view import LogFile
+from kingbus_node.store.errors import PurgedError
 from kingbus_node.wire.auth import native_response, sha2_response
 from kingbus_node.wire.capabilities import Capability
 from kingbus_node.wire.commands import DumpKind, DumpRequest, Registration
@@ -168,6 +170,17 @@ def test_statements_may_fail_and_the_connection_stays(server: TestServer) -> Non
         for statement in ("FROBNICATE", "SELECT @@nope", "", "UPDATE t SET a=1"):
             refusal(lambda statement=statement: connection.query(statement))
             assert one(connection, "SELECT @@server_id") == 101
+
+
+def test_trouble_with_the_log_is_the_statements_only(server: TestServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    def purged() -> Iterator[LogFile]:
+        yield LogFile("binlog.000001", 400)
+        raise PurgedError("source file 2 was purged")
+
+    monkeypatch.setattr(server.view, "log_files", purged)
+    with server.connect() as connection:
+        assert refusal(lambda: connection.query("SHOW BINARY LOGS")) == (1105, "source file 2 was purged")
+        assert one(connection, "SELECT 1") == 1
 
 
 def test_simple_commands_are_answered(server: TestServer) -> None:
