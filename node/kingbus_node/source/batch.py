@@ -272,7 +272,9 @@ class Batcher:
         """Take the longest row of events, from `low` on, that is all new or all repeated; returns where it ends."""
         sizes = block.events.size[low:high].astype(np.int64)
         ends = np.cumsum(sizes) + self._pos
-        wrong = (ends & (_WRAP - 1)) != block.events.log_pos[low:high]
+        # Since 11.4 MariaDB leaves log_pos at 0 within a transaction (MDEV-31273, binlog_legacy_event_pos).
+        claimed = block.events.log_pos[low:high]
+        wrong = ((ends & (_WRAP - 1)) != claimed) & (claimed != 0)
         count = int(np.argmax(wrong)) if wrong.any() else high - low
         if not count:
             self._jump(block.events, low)

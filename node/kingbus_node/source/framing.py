@@ -59,43 +59,41 @@ class Frame:
     acks: Sequence[int]
 
 
-class _Buffers:
+class Buffers:
     """Makes buffers, and makes them again from memory that nobody looks at any more.
 
     Fresh memory costs a page fault for every 4 KiB, which at the speed of a source that catches up is a good part of
     all that a reader costs.
     """
 
-    def __init__(self, size: int) -> None:
-        self._size = size
+    def __init__(self, size: int = BLOCK) -> None:
+        """`size`: of a usual buffer, in bytes."""
+        self.size = size
         self._free: list[mmap.mmap] = []
-        self._lent: dict[int, object] = {}  # weak references to arrays
 
     def get(self, least: int) -> memoryview:
         """A buffer of at least `least` bytes, with anything in it."""
-        if least > self._size:
+        if least > self.size:
             return np.empty(least, dtype=np.uint8).data
-        memory = self._free.pop() if self._free else mmap.mmap(-1, self._size)
+        memory = self._free.pop() if self._free else mmap.mmap(-1, self.size)
         array = np.frombuffer(memory, dtype=np.uint8)
-
         # The array dies with the last view of it, in whatever thread that is.
-        def give_back(_: object, key: int = id(array)) -> None:
-            del self._lent[key]
-            if len(self._free) < SPARE:
-                self._free.append(memory)
-
-        self._lent[id(array)] = weakref.ref(array, give_back)
+        weakref.finalize(array, _keep, self._free, memory).atexit = False
         return array.data
+
+
+def _keep(free: list[mmap.mmap], memory: mmap.mmap) -> None:
+    if len(free) < SPARE:
+        free.append(memory)
 
 
 class Framer:
     """The receive buffer of one dump."""
 
-    def __init__(self, *, semi_sync: bool, block: int = BLOCK) -> None:
-        self._buffers = _Buffers(block)
-        self.buffer = self._buffers.get(block)
+    def __init__(self, *, semi_sync: bool, buffers: Buffers | None = None) -> None:
+        self._buffers = buffers or Buffers()
+        self.buffer = self._buffers.get(self._buffers.size)
         """Where the packets of frames lie. Replaced by `room` and `release`; offsets stay valid except as those say."""
-        self._block = block
         self._stripper = PrefixStripper() if semi_sync else None
         self._done = 0  # what lies before is finished packets
         self._raw = 0  # from here: bytes as received (behind `_done` by the stripper's unfinished packet)
@@ -120,7 +118,7 @@ class Framer:
             length = _HEADER.unpack_from(self.buffer, self._raw)[0] & MAX_PACKET
             wanted = max(wanted, self._raw + PACKET_HEADER + length)
         if wanted > len(self.buffer):
-            grown = self._buffers.get(max(wanted + ROOM, self._block))
+            grown = self._buffers.get(max(wanted + ROOM, self._buffers.size))
             grown[: self._fill] = self.buffer[: self._fill]
             self.buffer = grown
         return self.buffer[self._fill : self._fill + max(wanted - self._fill, PORTION)]
@@ -207,7 +205,7 @@ class Framer:
             return taken
         taken = [old[start:end].toreadonly() for start, end in stretches]
         rest = self._fill - keep
-        self.buffer = self._buffers.get(max(self._block, rest + ROOM))
+        self.buffer = self._buffers.get(max(self._buffers.size, rest + ROOM))
         self.buffer[:rest] = old[keep : self._fill]
         self._done -= keep
         self._raw -= keep

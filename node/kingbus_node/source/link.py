@@ -41,8 +41,7 @@ class Wakeup:
         poll.poll(timeout * 1000)
         self.clear()
 
-    def close(self) -> None:
-        """No thread may use it any more."""
+    def __del__(self) -> None:
         os.close(self._fd)
 
 

@@ -33,7 +33,7 @@ from kingbus_node.source.batch import TARGET, Batcher, Counters, Outgoing
 from kingbus_node.source.checks import Replica, SourceFacts, gtid_position, introduce, set_connect_state
 from kingbus_node.source.connection import SourceConnection
 from kingbus_node.source.errors import Disconnected, PositionGone, Refused, SourceEnd, SourceError, Stopped
-from kingbus_node.source.framing import PORTION, Framer
+from kingbus_node.source.framing import PORTION, Buffers, Framer
 from kingbus_node.source.link import Link, Wakeup
 from kingbus_node.source.refusals import meaning_of
 from kingbus_node.source.requests import semi_sync_ack
@@ -143,6 +143,7 @@ class SourceReader:
         self._proposed = 0
         self._pending_acks: deque[tuple[int, str, int]] = deque()
         self._commit_index = 0
+        self._buffers = Buffers()
 
     # From other threads
 
@@ -330,7 +331,7 @@ class SourceReader:
 
     def _dump(self, link: Link, facts: SourceFacts, plan: Plan) -> None:
         state = self._log.state
-        framer = Framer(semi_sync=facts.semi_sync)
+        framer = Framer(semi_sync=facts.semi_sync, buffers=self._buffers)
         repeated = plan.held.overlap.chunks(self._log) if plan.held is not None and plan.position is not None else None
         file_id, served = (0, None) if state.file is None else (state.file.id, state.file.name)
         batcher = Batcher(

@@ -65,7 +65,10 @@ class File:
 
 
 class Origin:
-    """See the module. `clock` is the time of the next event, in seconds; each event takes one."""
+    """See the module. `clock` is the time of the next event, in seconds; each event takes one.
+
+    `legacy_positions`: False for MariaDB since 11.4, whose events within transactions have log_pos 0.
+    """
 
     def __init__(
         self,
@@ -77,8 +80,10 @@ class Origin:
         clock: int = 1_795_000_000,
         base: str = "binlog",
         executed: Executed | None = None,
+        legacy_positions: bool = True,
     ) -> None:
         self.flavor = flavor
+        self.legacy_positions = legacy_positions
         self.server_uuid = server_uuid
         self.server_id = server_id
         self.checksum = checksum
@@ -98,13 +103,14 @@ class Origin:
         file = self.files[-1]
         size = 19 + len(body) + 4 * self.checksum
         self.clock += 1
+        edge = group is None or kind in (EventType.GTID, EventType.MARIADB_GTID, EventType.XID)
         data = make_event(
             kind,
             body,
             server_id=self.server_id,
             checksum=self.checksum,
             timestamp=self.clock,
-            log_pos=file.end + size,
+            log_pos=file.end + size if edge or self.legacy_positions else 0,
             flags=flags,
         )
         file.events.append(Stored(file.end, data, group, gtid))

@@ -13,7 +13,7 @@ from kingbus_node.binlog.build import make_event, packetize
 from kingbus_node.binlog.constants import MAX_PACKET, EventType
 from kingbus_node.binlog.scan import CONTINUATION, OFFSET_MASK
 from kingbus_node.source.errors import Disconnected, SourceEnd, StreamError
-from kingbus_node.source.framing import Framer
+from kingbus_node.source.framing import Buffers, Framer
 
 SEMI_SYNC = pytest.mark.parametrize("semi_sync", [False, True], ids=["plain", "semi-sync"])
 
@@ -67,7 +67,7 @@ def test_small_events_come_out_as_they_are_stored(
 ) -> None:
     events = [event(size, i) for i, size in enumerate(sizes)]
     data = stream(events, semi_sync=semi_sync, wanted=[events[i] for i in wanted if i < len(events)])
-    framer = Framer(semi_sync=semi_sync, block=1024)
+    framer = Framer(semi_sync=semi_sync, buffers=Buffers(4096))
     out, acks = received(framer, data, cycle(portions), release=release)
     assert out == b"".join(packetize(event) for event in events)
     assert acks == (sorted(i for i in wanted if i < len(events)) if semi_sync else [])
@@ -122,6 +122,19 @@ def test_released_stretches_do_not_change_any_more() -> None:
             views += framer.release([(0, framer.done)], framer.done)
     assert b"".join(views) == b"".join(packetize(one) for one in events * 3)[: sum(map(len, views))]
     assert all(view.readonly for view in views)
+
+
+def test_memory_that_nobody_looks_at_is_used_again_and_no_other() -> None:
+    buffers = Buffers(8192)
+    first = buffers.get(1)
+    first[0] = 7
+    view = first[:10]
+    del first
+    second = buffers.get(1)
+    second[0] = 8
+    assert view[0] == 7
+    del view
+    assert buffers.get(1)[0] == 7  # the memory of the first, as it was left
 
 
 def test_an_error_packet_ends_the_stream_behind_the_events_before_it() -> None:

@@ -21,8 +21,8 @@ from kingbus_node.wire.commands import parse_binlog_dump_gtid
 FLAVORS = pytest.mark.parametrize("flavor", list(Flavor), ids=str)
 
 
-def small(flavor: Flavor, *, checksum: bool = True) -> Origin:
-    origin = Origin(flavor, checksum=checksum)
+def small(flavor: Flavor, *, checksum: bool = True, legacy_positions: bool = True) -> Origin:
+    origin = Origin(flavor, checksum=checksum, legacy_positions=legacy_positions)
     origin.write(b"one")
     origin.write(b"two", b"three")
     origin.rotate()
@@ -46,6 +46,15 @@ def test_a_dump_cut_at_any_byte_goes_on_exactly(flavor: Flavor, semi_sync: bool)
         harness = Harness(entry_bytes=300)
         harness.session(origin, cut=cut, semi_sync=semi_sync)
         harness.session(origin, semi_sync=semi_sync)
+        assert_holds(harness, origin)
+
+
+def test_events_without_positions_within_transactions_go_on_exactly() -> None:
+    origin = small(Flavor.MARIADB, legacy_positions=False)
+    for cut in range(0, Harness().length(origin) + 1, 3):
+        harness = Harness(entry_bytes=300)
+        harness.session(origin, cut=cut)
+        harness.session(origin)
         assert_holds(harness, origin)
 
 

@@ -1,0 +1,413 @@
+"""What a node stores is what the source has in its binlog files, byte for byte: promise 1, at the side of the source.
+
+Here a reader and a log run in the test's own process, and the log is compared with the files on the source's disk (but
+for the flag that says that a file is in use). Whatever happens to source, connection and reader meanwhile.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from servers.fixtures import Pool
+from servers.workload import PACKET_LIMIT, Workload
+
+from kingbus_node.config import Address, SourceSettings
+from kingbus_node.demo.instance import REPLICATION_PASSWORD, REPLICATION_USER, Options, Server
+from kingbus_node.demo.servers import Flavor
+from kingbus_node.demo.waiting import wait_until
+from kingbus_node.raft.single import SingleNode
+from kingbus_node.source.checks import Replica
+from kingbus_node.source.reader import SourceReader, SourceState, SourceStatus
+from kingbus_node.store.entry import CONTINUATION, OFFSET_MASK, Flag, Kind
+from kingbus_node.store.log import Log
+
+RELEASES = ("mysql-9.7", "mariadb-10.11", "mariadb-11.8")
+UUID = "77777777-e697-11f1-8268-02fc00000001"
+IN_USE = 21
+SEMI_SYNC: dict[Flavor, Options] = {
+    Flavor.MYSQL: {"plugin-load-add": "semisync_source.so", "loose-rpl-semi-sync-source-enabled": "ON"},
+    Flavor.MARIADB: {"rpl-semi-sync-master-enabled": "ON", "rpl-semi-sync-master-wait-point": "AFTER_SYNC"},
+}
+
+
+class Ingest:
+    """A reader with its log, in this process."""
+
+    def __init__(self, folder: Path, *sources: Server, entry_bytes: int = 1 << 20, port: int | None = None) -> None:
+        folder.mkdir(exist_ok=True)
+        self.folder = folder
+        self.source = sources[0]
+        self.entry_bytes = entry_bytes
+        ports = [port] if port is not None else [source.port for source in sources]
+        (folder / "password").write_text(REPLICATION_PASSWORD)
+        self.settings: dict[str, object] = {
+            "endpoints": [Address("127.0.0.1", one) for one in ports],
+            "user": REPLICATION_USER,
+            "password_file": folder / "password",
+            "retry": {"initial": 0.02, "max": 0.5},
+        }
+
+    @contextmanager
+    def running(self, **settings: object) -> Iterator[Running]:
+        """Read from the source meanwhile."""
+        log = Log.open(self.folder / "log", segment_bytes=8 << 20)
+        node = SingleNode(log, "test")
+        values = SourceSettings.model_validate(self.settings | settings)
+        reader = SourceReader(values, log, node, Replica(4242, UUID), heartbeat=1.0, entry_bytes=self.entry_bytes)
+        node.add_commit_listener(reader.committed)
+        reader.start()
+        try:
+            yield Running(self, log, reader)
+        finally:
+            assert reader.stop()
+            node.close()
+            log.close()
+
+
+class Running:
+    """An `Ingest` that runs."""
+
+    def __init__(self, ingest: Ingest, log: Log, reader: SourceReader) -> None:
+        self.ingest = ingest
+        self.log = log
+        self.reader = reader
+
+    def status(self) -> SourceStatus:
+        return self.reader.status()
+
+    def wait_for(self, state: SourceState) -> SourceStatus:
+        wait_until(lambda: self.status().state is state, 60, f"state {state}", found=lambda: str(self.status()))
+        return self.status()
+
+    def wait_all(self) -> None:
+        """Until the log ends where the source's last file does."""
+        wait_until(self.has_all, 120, "the log to hold all that the source has", found=lambda: str(self.status()))
+
+    def has_all(self) -> bool:
+        last = self.ingest.source.table("SHOW BINARY LOGS")[-1]
+        file = self.log.state.file
+        return file is not None and file.source_name == last["Log_name"] and str(file.end_pos) == str(last["File_size"])
+
+    def files(self) -> dict[str, bytes]:
+        """The bytes of each file in the log, by the source's name, with the magic number in front."""
+        out: dict[str, bytearray] = {}
+        opened: list[bytes] = []
+        name = ""
+        for index in range(self.log.first_index, self.log.commit_index + 1):
+            entry = self.log.read(index)
+            if entry.kind == Kind.CANCEL:
+                opened = []
+            if entry.kind != Kind.DATA:
+                continue
+            if entry.meta.file is not None:
+                name = entry.meta.file.source_name
+                assert name not in out
+                out[name] = bytearray(b"\xfebin")
+            ends = [*(packet & OFFSET_MASK for packet in entry.packets.tolist()[1:]), len(entry.payload)]
+            for packet, end in zip(entry.packets.tolist(), ends, strict=True):
+                at = packet & OFFSET_MASK
+                opened.append(bytes(entry.payload[at + (4 if packet >= CONTINUATION else 5) : end]))
+            if entry.flags & Flag.LAST:
+                out[name] += b"".join(opened)
+                opened = []
+        return {name: bytes(data) for name, data in out.items()}
+
+    def assert_holds_the_source_files(self) -> None:
+        stored = self.files()
+        for name in self.ingest.source.binary_logs():
+            wanted = bytearray((self.ingest.source.data / name).read_bytes())
+            wanted[IN_USE] &= 0xFE
+            found = stored[name]
+            at = next((i for i, (a, b) in enumerate(zip(found, wanted, strict=False)) if a != b), None)
+            assert (at, len(found)) == (None, len(wanted)), f"{name} differs from byte {at} on"
+
+
+@pytest.fixture(params=RELEASES)
+def source(request: pytest.FixtureRequest, pool: Pool) -> Server:
+    return pool.server(str(request.param), SEMI_SYNC[Flavor.MYSQL if "mysql" in request.param else Flavor.MARIADB])
+
+
+@pytest.fixture
+def ingest(tmp_path: Path, source: Server) -> Ingest:
+    return Ingest(tmp_path / "ingest", source)
+
+
+def executed(source: Server) -> str:
+    name = "gtid_executed" if source.flavor is Flavor.MYSQL else "gtid_binlog_pos"
+    return str(source.value(f"SELECT @@GLOBAL.{name}")).replace("\n", "")
+
+
+@pytest.mark.parametrize("semi_sync", [False, True], ids=["asynchronous", "semi-sync"])
+def test_all_kinds_of_events_are_stored_as_they_are(source: Server, ingest: Ingest, semi_sync: bool) -> None:
+    work = Workload(source).create()
+    work.everything()
+    with ingest.running(semi_sync=semi_sync) as running:
+        work.everything()
+        source.sql("FLUSH BINARY LOGS")
+        work.everything()
+        running.wait_all()
+        running.assert_holds_the_source_files()
+        assert running.status().semi_sync is semi_sync
+        assert (running.status().acks > 0) is semi_sync
+        assert str(running.log.state.executed) == executed(source)
+        assert running.status().reconnects == 0
+
+
+@pytest.mark.parametrize("semi_sync", [False, True], ids=["asynchronous", "semi-sync"])
+def test_events_around_the_packet_limit_are_stored_as_they_are(source: Server, ingest: Ingest, semi_sync: bool) -> None:
+    work = Workload(source).create()
+    with ingest.running(semi_sync=semi_sync, tls={"mode": "disabled"}) as running:
+        running.wait_for(SourceState.CONNECTED)
+        work.event_sizes(tuple(PACKET_LIMIT + extra for extra in (-4, -3, -2, -1, 0, 1)))
+        work.blobs((2 * PACKET_LIMIT, 50_000_000))
+        work.small(3)
+        running.wait_all()
+        running.assert_holds_the_source_files()
+
+
+def test_restarts_and_crashes_of_the_source_leave_no_gap(source: Server, ingest: Ingest) -> None:
+    work = Workload(source).create()
+    with ingest.running() as running:
+        for ending in (source.stop, source.kill, source.stop, source.kill):
+            work.small(20)
+            running.wait_all()
+            ending()
+            source.start()
+            work.small(20)
+        running.wait_all()
+        running.assert_holds_the_source_files()
+        assert str(running.log.state.executed) == executed(source)
+        assert running.status().reconnects >= 4
+
+
+def test_a_source_killed_under_load_leaves_no_gap(source: Server, ingest: Ingest) -> None:
+    work = Workload(source).create()
+    with ingest.running() as running:
+        for _ in range(3):
+            running.wait_for(SourceState.CONNECTED)
+            work.random_transactions(7, 60)
+            source.kill()
+            source.start()
+        work.small(5)
+        running.wait_all()
+        running.assert_holds_the_source_files()
+
+
+def test_cuts_anywhere_leave_no_gap(source: Server, pool: Pool, tmp_path: Path) -> None:
+    work = Workload(source).create()
+    work.everything()
+    proxy = pool.proxy(source.port)
+    ingest = Ingest(tmp_path / "ingest", source, port=proxy.port, entry_bytes=5_000)
+    size = sum(int(str(row["File_size"])) for row in source.table("SHOW BINARY LOGS"))
+    chance = random.Random(2)
+    proxy.cut_after(iter([chance.randrange(2_000, size // 3) for _ in range(40)]))
+    with ingest.running(tls={"mode": "disabled"}) as running:
+        running.wait_all()
+        work.everything()
+        running.wait_all()
+        running.assert_holds_the_source_files()
+        assert str(running.log.state.executed) == executed(source)
+        assert running.status().reconnects >= 5
+
+
+def test_a_reader_that_comes_back_later_leaves_no_gap(source: Server, ingest: Ingest) -> None:
+    work = Workload(source).create()
+    for round_ in range(3):
+        with ingest.running() as running:
+            work.everything()
+            if round_ < 2:
+                wait_until(lambda: running.status().transactions > 10, 60, "some transactions")
+            else:
+                running.wait_all()
+                running.assert_holds_the_source_files()
+        source.sql("FLUSH BINARY LOGS", "FLUSH BINARY LOGS")
+
+
+def test_a_source_without_checksums_is_stored_as_it_is(source: Server, ingest: Ingest) -> None:
+    work = Workload(source).create()
+    with ingest.running() as running:
+        work.small(5)
+        source.sql("SET GLOBAL binlog_checksum = NONE")
+        work.everything()
+        running.wait_all()
+        source.sql("SET GLOBAL binlog_checksum = CRC32")
+        work.small(5)
+        running.wait_all()
+        running.assert_holds_the_source_files()
+    source.sql("SET GLOBAL binlog_checksum = NONE")
+    with ingest.running() as running:
+        work.small(5)
+        running.wait_all()
+        running.assert_holds_the_source_files()
+
+
+def test_purged_files_are_left_out_and_count_as_purged(source: Server, ingest: Ingest) -> None:
+    work = Workload(source).create()
+    work.small(10)
+    source.sql("FLUSH BINARY LOGS")
+    before = executed(source)
+    work.small(10)
+    source.sql(f"PURGE BINARY LOGS TO '{source.binary_logs()[-1]}'")
+    with ingest.running() as running:
+        running.wait_all()
+        running.assert_holds_the_source_files()
+        assert str(running.log.state.purged) == before
+        assert str(running.log.state.executed) == executed(source)
+
+
+def test_a_file_purged_at_the_source_while_nobody_read_is_no_loss_if_it_was_here(
+    source: Server, ingest: Ingest
+) -> None:
+    work = Workload(source).create()
+    with ingest.running() as running:
+        work.small(10)
+        running.wait_all()
+    source.sql("FLUSH BINARY LOGS")
+    work.small(10)
+    source.sql(f"PURGE BINARY LOGS TO '{source.binary_logs()[-1]}'")
+    with ingest.running() as running:
+        running.wait_all()
+        running.assert_holds_the_source_files()
+        assert str(running.log.state.executed) == executed(source)
+
+
+def test_transactions_purged_at_the_source_are_a_refusal_that_names_them(source: Server, ingest: Ingest) -> None:
+    work = Workload(source).create()
+    with ingest.running() as running:
+        running.wait_all()
+    work.small(1)
+    lost = executed(source)
+    source.sql("FLUSH BINARY LOGS")
+    work.small(1)
+    source.sql(f"PURGE BINARY LOGS TO '{source.binary_logs()[-1]}'")
+    with ingest.running() as running:
+        status = running.wait_for(SourceState.REFUSED)
+        assert "purged" in (status.error or "")
+        if source.flavor is Flavor.MYSQL:
+            assert status.missing is not None
+            assert status.missing.split(":")[-1] == lost.split("-")[-1]
+
+
+def test_a_reset_source_is_refused(source: Server, ingest: Ingest) -> None:
+    work = Workload(source).create()
+    reset = "RESET BINARY LOGS AND GTIDS" if source.flavor is Flavor.MYSQL else "RESET MASTER"
+    with ingest.running() as running:
+        work.small(10)
+        running.wait_all()
+        held = running.files()
+    source.sql(reset)
+    with ingest.running() as running:
+        assert "lacks" in (running.wait_for(SourceState.REFUSED).error or "")
+        work.small(40)  # as many transactions as before, and more, with the same numbers
+        wait_until(lambda: "lacks" not in (running.status().error or ""), 60, "another reason to refuse")
+        assert running.status().state is SourceState.REFUSED
+        assert running.files() == held
+
+
+def test_current_and_a_gtid_set_as_start_begin_in_the_middle(source: Server, tmp_path: Path) -> None:
+    work = Workload(source).create()
+    work.small(10)
+    start = executed(source)
+    work.small(10)
+    with Ingest(tmp_path / "set", source).running(start=start) as running:
+        running.wait_all()
+        assert str(running.log.state.purged) == start
+        assert str(running.log.state.executed) == executed(source)
+        assert running.status().transactions == 10
+    current = Ingest(tmp_path / "current", source)
+    before = executed(source)
+    with current.running(start="current") as running:
+        running.wait_for(SourceState.CONNECTED)
+    with current.running(start="current") as running:
+        work.small(3)
+        running.wait_all()
+        assert str(running.log.state.purged) == before
+        assert str(running.log.state.executed) == executed(source)
+        assert running.status().transactions == 3
+
+
+def test_a_mysql_source_with_tls_is_verified_as_asked(pool: Pool, tmp_path: Path) -> None:
+    source = pool.server("mysql-9.7")
+    Workload(source).create().small(5)
+    ingest = Ingest(tmp_path / "ingest", source)
+    authority = source.data / "ca.pem"
+    for mode in ("preferred", "required", "verify-ca"):
+        with ingest.running(tls={"mode": mode, "ca": authority}) as running:
+            running.wait_for(SourceState.CONNECTED)
+            assert (running.status().tls or "").startswith("TLSv1")
+            running.wait_all()
+    with ingest.running(tls={"mode": "disabled"}) as running:
+        running.wait_for(SourceState.CONNECTED)
+        assert running.status().tls is None
+    # The certificate that MySQL makes for itself names no host.
+    with ingest.running(tls={"mode": "verify-identity", "ca": authority}) as running:
+        assert "certificate" in (running.wait_for(SourceState.REFUSED).error or "")
+    another = source.data / "server-cert.pem"
+    with ingest.running(tls={"mode": "verify-ca", "ca": another}) as running:
+        assert "certificate" in (running.wait_for(SourceState.REFUSED).error or "")
+
+
+def test_an_account_without_the_privilege_is_refused_by_name(source: Server, ingest: Ingest) -> None:
+    source.sql(f"CREATE USER nobody@'%' IDENTIFIED BY '{REPLICATION_PASSWORD}'")
+    with ingest.running(user="nobody") as running:
+        assert "REPLICATION SLAVE" in (running.wait_for(SourceState.REFUSED).error or "").upper()
+
+
+def test_a_mysql_source_with_gtid_mode_off_is_refused(pool: Pool, tmp_path: Path) -> None:
+    source = pool.server("mysql-9.7", {"gtid-mode": "OFF", "enforce-gtid-consistency": "OFF"})
+    with Ingest(tmp_path / "ingest", source).running() as running:
+        assert "gtid_mode = OFF" in (running.wait_for(SourceState.REFUSED).error or "")
+
+
+@pytest.mark.parametrize("release", RELEASES[1:])
+def test_an_encrypted_mariadb_binlog_is_stored_in_clear_at_the_same_positions(
+    pool: Pool, tmp_path: Path, release: str
+) -> None:
+    keys = tmp_path / "keys.txt"
+    keys.write_text("1;0123456789abcdef0123456789abcdef\n")
+    source = pool.server(
+        release,
+        {
+            "plugin-load-add": "file_key_management",
+            "file-key-management-filename": str(keys),
+            "encrypt-binlog": "ON",
+        },
+    )
+    work = Workload(source).create()
+    ingest = Ingest(tmp_path / "ingest", source)
+    for _ in range(2):
+        with ingest.running() as running:
+            work.everything()
+            running.wait_all()
+            sizes = {str(row["Log_name"]): int(str(row["File_size"])) for row in source.table("SHOW BINARY LOGS")}
+            assert {name: len(data) for name, data in running.files().items()} == sizes
+
+
+def test_a_transaction_of_a_gigabyte_passes_in_bounded_memory(pool: Pool, tmp_path: Path) -> None:
+    source = pool.server("mysql-9.7", {"innodb-redo-log-capacity": "2G", "binlog-cache-size": "16M"})
+    source.sql("CREATE DATABASE w", "CREATE TABLE w.t (id INT PRIMARY KEY, b LONGBLOB) ROW_FORMAT = DYNAMIC")
+    ingest = Ingest(tmp_path / "ingest", source)
+    with ingest.running(tls={"mode": "disabled"}) as running:
+        running.wait_for(SourceState.CONNECTED)
+        before = _resident()
+        source.sql(
+            "BEGIN",
+            *(f"INSERT INTO w.t VALUES ({i}, REPEAT('b', 100000000))" for i in range(10)),
+            "COMMIT",
+        )
+        most = before
+        while not running.has_all():
+            most = max(most, _resident())
+        assert most - before < 250 << 20
+        entries = [running.log.read(i) for i in range(running.log.last_index - 5, running.log.last_index + 1)]
+        assert entries[-1].flags == Flag.LAST
+        assert str(running.log.state.executed) == executed(source)
+
+
+def _resident() -> int:
+    """Bytes of memory that this process holds now."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
