@@ -5,6 +5,7 @@ When a test fails, the ends of the logs of everything that its pools hold are pa
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
@@ -95,3 +96,8 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
         for pool in item.config.stash.get(_OPEN_POOLS, []):
             report.sections.extend(pool.logs())
     return report
+
+
+def pytest_configure() -> None:
+    """End a run that is told to terminate as Ctrl-C ends it: with the fixtures' ends, so that no server is left."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
