@@ -65,6 +65,10 @@ class LogView:
     def checksum(self) -> str:
         return self._source("checksum").upper() or "CRC32"
 
+    @property
+    def row_metadata(self) -> str:
+        return self._source("row_metadata") or ("NO_LOG" if self.mariadb else "MINIMAL")
+
     def executed(self) -> str:
         executed = self._reader.state().executed
         return executed.format(",\n") if isinstance(executed, GtidSet) else str(executed or "")

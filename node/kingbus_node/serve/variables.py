@@ -93,7 +93,7 @@ _VARIABLES: Final = (
     _g("binlog_checksum", lambda view: view.checksum),
     _b("binlog_format", "ROW"),
     _b("binlog_row_image", "FULL"),
-    _g("binlog_row_metadata", _by_flavor("MINIMAL", "NO_LOG")),
+    _g("binlog_row_metadata", lambda view: view.row_metadata),
     _b("binlog_rows_query_log_events", False, Only.MYSQL),
     _b("binlog_transaction_compression", False, Only.MYSQL),
     _g("sync_binlog", 1),

@@ -57,6 +57,7 @@ class ServerView(Protocol):
 
     mariadb: the flavour. version: the source's, without prefixes. server_uuid: the cluster's own (MySQL).
     server_id: the node's, from its configuration. checksum: CRC32 or NONE, as @@binlog_checksum.
+    row_metadata: the source's @@binlog_row_metadata: whether events name columns.
     """
 
     @property
@@ -73,6 +74,8 @@ class ServerView(Protocol):
     def hostname(self) -> str: ...
     @property
     def checksum(self) -> str: ...
+    @property
+    def row_metadata(self) -> str: ...
     @property
     def tls_required(self) -> bool: ...
 

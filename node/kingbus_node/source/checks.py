@@ -48,7 +48,8 @@ class SourceFacts:
     `semi_sync`: both sides want it and it was agreed. `clock_offset`: seconds that the source's clock is ahead of ours.
     `executed`: what it has committed (MariaDB: its binlog state). `committing`: what it is about to commit and may have
     sent already (with semi-sync it waits for us with that). `purged`: what its binlogs no longer hold (empty for
-    MariaDB, which does not tell). `tls`: the protocol used, None without. `warnings`: for people.
+    MariaDB, which does not tell). `row_metadata`: binlog_row_metadata, '' if it has none; clients of ours ask for it.
+    `tls`: the protocol used, None without. `warnings`: for people.
     """
 
     flavor: Flavor
@@ -61,6 +62,7 @@ class SourceFacts:
     executed: ExecutedSet
     purged: ExecutedSet
     committing: GtidSet = field(default_factory=GtidSet)
+    row_metadata: str = ""
     tls: str | None = None
     warnings: tuple[str, ...] = ()
 
@@ -173,6 +175,7 @@ def _ask_mysql(
         executed=executed,
         purged=purged,
         committing=owned,
+        row_metadata=_variable(connection, "binlog_row_metadata") or "",
         tls=connection.tls,
         warnings=warnings,
     )
@@ -207,6 +210,7 @@ def _ask_mariadb(
         clock_offset=clock_offset,
         executed=state,
         purged=MariadbState(),
+        row_metadata=_variable(connection, "binlog_row_metadata") or "",
         tls=connection.tls,
         warnings=warnings,
     )

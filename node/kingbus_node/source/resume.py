@@ -166,6 +166,8 @@ def source_fact(facts: SourceFacts, state: LogState) -> dict[str, str | int]:
         "identity": facts.identity,
         "server_id": facts.server_id,
         "server_uuid": facts.server_uuid,
+        "checksum": facts.checksum.name,
+        "row_metadata": facts.row_metadata,
         "since_file": since if isinstance(since, int) else state.file_id + 1,
     }
 

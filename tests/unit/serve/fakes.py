@@ -22,6 +22,7 @@ class FakeView:
     port: int = 3306
     hostname: str = "node-1"
     checksum: str = "CRC32"
+    row_metadata: str = "FULL"
     tls_required: bool = False
     files: list[LogFile] = field(
         default_factory=lambda: [LogFile("binlog.000001", 400), LogFile("binlog.000002", 1592)]

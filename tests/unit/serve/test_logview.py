@@ -72,6 +72,12 @@ def test_what_is_missing_before_replicas_can_be_served_is_told(logs: Logs) -> No
     assert logs.view(Flavor.MARIADB, facts={}).version.startswith("10.")
 
 
+def test_what_the_source_is_set_to_is_what_clients_are_told(logs: Logs) -> None:
+    view = logs.view(Flavor.MYSQL, facts={"source": SOURCE | {"checksum": "NONE", "row_metadata": "FULL"}})
+    assert (view.checksum, view.row_metadata) == ("NONE", "FULL")
+    assert (logs.view(Flavor.MYSQL).row_metadata, logs.view(Flavor.MARIADB).row_metadata) == ("MINIMAL", "NO_LOG")
+
+
 def test_an_advertised_version_takes_the_place_of_the_sources(logs: Logs) -> None:
     view = logs.view(Flavor.MYSQL)
     view._version = "8.4.0"

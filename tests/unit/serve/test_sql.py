@@ -176,7 +176,7 @@ def test_python_mysql_replication_gets_its_answers(mysql: Connection) -> None:
     assert not mysql.sql.autocommit
     assert mysql.rows("SHOW GLOBAL VARIABLES LIKE 'BINLOG_CHECKSUM'") == [("binlog_checksum", "CRC32")]
     mysql.ok("SET @master_heartbeat_period = 5000000000")
-    assert mysql.rows("SHOW VARIABLES LIKE 'BINLOG_ROW_METADATA';")[0][0] == "binlog_row_metadata"
+    assert mysql.rows("SHOW VARIABLES LIKE 'BINLOG_ROW_METADATA';") == [("binlog_row_metadata", "FULL")]
     assert mysql.row("SHOW BINARY LOG STATUS")[:2] == ("binlog.000002", "1592")
 
 

@@ -111,6 +111,8 @@ def test_a_reader_connects_and_the_log_holds_what_the_source_has(setup: Setup) -
         "identity": f"uuid:{setup.source.origin.server_uuid}",
         "server_id": 1,
         "server_uuid": str(setup.source.origin.server_uuid),
+        "checksum": "CRC32",
+        "row_metadata": "",
         "since_file": 1,
     }
     assert reader.stop()
