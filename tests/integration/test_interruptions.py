@@ -9,7 +9,7 @@ from __future__ import annotations
 from servers.chain import Chain
 from servers.files import assert_files_equal
 
-ROUNDS = 4
+ROUNDS = 3
 
 
 def test_the_source_restarts(chain: Chain) -> None:

@@ -335,6 +335,7 @@ class Workload:
                             for _ in range(3):
                                 cursor.execute(self._insert(self._id()))
                             cursor.execute("COMMIT")
+                        stop.wait(0.005)  # a steady load that leaves the processors to what is tested
                     except (pymysql.err.OperationalError, pymysql.err.InterfaceError):
                         connection = None
                         stop.wait(0.05)
