@@ -56,8 +56,10 @@ HEARTBEAT: Final = 2.0
 """Seconds of silence after which the source is asked to send a heartbeat."""
 MISSED_HEARTBEATS: Final = 4
 """A source that is silent for so many periods is gone, or the network is."""
-PATIENCE: Final = 120.0
-"""Seconds of silence that are fine while the source is looking for the place to begin at."""
+FIRST_WORD: Final = 30.0
+"""Seconds that a source may take to find the file to begin with."""
+SEARCH: Final = 120.0
+"""Seconds of silence that are fine while MariaDB reads past what it skips: it sends no heartbeats then."""
 
 
 class SourceState(StrEnum):
@@ -349,7 +351,7 @@ class SourceReader:
         changes = _changes(state, facts, plan)
         self._batcher = batcher
         try:
-            self._receive(link, framer, batcher, changes)
+            self._receive(link, framer, batcher, changes, searching=plan.connect_state is not None)
         except SourceEnd as end:
             self._pass_on(batcher, changes, everything=True)
             by_position = plan.position is not None and batcher.place[1] <= plan.position
@@ -359,10 +361,12 @@ class SourceReader:
             self._pass_on(batcher, changes, everything=True)
             raise
 
-    def _receive(self, link: Link, framer: Framer, batcher: Batcher, changes: dict[str, Json]) -> None:
-        """Receive for ever. Ends with an exception, always."""
+    def _receive(
+        self, link: Link, framer: Framer, batcher: Batcher, changes: dict[str, Json], *, searching: bool
+    ) -> None:
+        """Receive for ever. Ends with an exception, always. `searching`: the source skips, and is silent meanwhile."""
         self._heard = time.monotonic()
-        patience = PATIENCE
+        patience = SEARCH if searching else FIRST_WORD
         while True:
             if self._stopping.is_set():
                 raise Stopped("stopped")
@@ -372,7 +376,7 @@ class SourceReader:
                 batcher.feed(framer.frame())
                 if batcher.place[0]:
                     self._arrived(batcher)
-                if batcher.steady:
+                if batcher.steady or (batcher.place[0] and not searching):
                     patience = self._heartbeat * MISSED_HEARTBEATS
             self._all_here = count == 0
             idle = self._consensus.commit_index >= self._proposed
