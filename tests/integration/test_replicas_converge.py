@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from servers.chain import Chain
 from servers.fixtures import Pool
+from servers.processes import peak_memory
 from servers.workload import PACKET_LIMIT
 
 from kingbus_node.demo.compare import differences
@@ -93,12 +94,17 @@ def test_events_around_the_packet_limit_arrive(chain: Chain) -> None:
     chain.converge(replica)
 
 
-def test_huge_blobs_arrive(chain: Chain) -> None:
-    """15.9 MiB, exactly 16,777,215 bytes, 17 MiB and 64 MiB, to a live replica and to one that comes later."""
+def test_huge_blobs_arrive_and_memory_stays_bounded(chain: Chain) -> None:
+    """15.9 MiB, exactly 16,777,215 bytes, 17 and 64 MiB, to a live replica and to one that comes later."""
     live = chain.replica()
     chain.workload.blobs((int(15.9 * 2**20), 16_777_215, 17 * 2**20, 64 * 2**20))
     chain.converge(live)
     chain.converge(chain.replica(BY_FILE))
+    # Measured: 205 MiB for the core, 55 for a worker, the same with 64 and with 500 MiB.
+    core, *workers = sorted(peak_memory(chain.node).items())
+    assert core[1] < 300 * 2**20
+    assert workers
+    assert all(peak < 120 * 2**20 for _, peak in workers)
 
 
 def test_a_source_that_compresses_all_transactions_is_followed(pool: Pool) -> None:

@@ -1,0 +1,22 @@
+"""What the processes of a node use, from proc(5)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from kingbus_node.demo.node_process import NodeProcess
+
+
+def peak_memory(node: NodeProcess) -> dict[int, int]:
+    """The most memory (bytes, VmHWM) that each process of a node has had resident so far, by pid."""
+    found = {}
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            session = int((process / "stat").read_text().rpartition(") ")[2].split()[3])
+            status = (process / "status").read_text() if session == node.pid else ""
+        except FileNotFoundError:
+            continue  # it has ended since
+        for line in status.splitlines():
+            if line.startswith("VmHWM:"):
+                found[int(process.name)] = int(line.split()[1]) * 1024
+    return found
