@@ -23,7 +23,7 @@ from typing import Final
 
 import numpy as np
 
-from kingbus_node.binlog.checksum import BlockVerifier
+from kingbus_node.binlog.checksum import BlockVerifier, with_checksum
 from kingbus_node.binlog.constants import (
     CHECKSUM_LENGTH,
     FIRST_POSITION,
@@ -54,7 +54,7 @@ TARGET: Final = 1 << 20
 
 _WRAP: Final = 1 << 32
 _FORMAT_CREATED: Final = slice(HEADER_LENGTH + 52, HEADER_LENGTH + 56)
-_FORMAT_LOG_POS: Final = slice(13, 19)  # with the flags behind it
+_LOG_POS: Final = 13
 
 _GTIDS: Final = (EventType.GTID, EventType.GTID_TAGGED, EventType.ANONYMOUS_GTID, EventType.MARIADB_GTID)
 _BEFORE_FILE: Final = (EventType.PREVIOUS_GTIDS, EventType.GTID_LIST)
@@ -546,10 +546,10 @@ class Batcher:
             self._file = name
             if _without_changes(event) != _without_changes(held.format):
                 raise self._diverged("its FORMAT_DESCRIPTION, which says when it was created, is another one")
-            if position != (FIRST_POSITION if wanted is None else wanted):
+            if wanted is not None and position != wanted:
                 raise self._diverged(f"asked for position {wanted}, the source begins at {position}")
             self._held_end, self._closed = held.file.end_pos, False
-            self._pos = head if wanted is None else max(head, wanted)
+            self._pos = max(head, position)
             self._tracker.feed(block.buffer, block.slice(i, i + 1))
             self._drop(block, i)
             return
@@ -561,7 +561,7 @@ class Batcher:
                 "series. Was the source reset (RESET BINARY LOGS, RESET MASTER)?"
             )
         if position != FIRST_POSITION or int(block.events.log_pos[i]) != head:
-            raise StreamError(f"expected {name} from its beginning, found it from position {position}")
+            self._begin_in_the_middle(block, i, event, name, position)
         if wanted is not None and self._pos < self._held_end:
             raise self._diverged(f"it ends before position {self._held_end}, where the log ends")
         self._cut_off(f"{self._file} ends within a transaction")
@@ -575,6 +575,17 @@ class Batcher:
         pile.flags, pile.file = Flag.FILE_START, SourceFile(self._served, name)
         self._onto_draft(pile)
         self._pos = head
+
+    def _begin_in_the_middle(self, block: Block, i: int, event: bytes, name: str, position: int) -> None:
+        """A file of which the beginning is left out: MariaDB since 11.4 goes where its GTID index says (MDEV-4991).
+
+        Its FORMAT_DESCRIPTION comes without its own position, which is put back in the buffer.
+        """
+        if self._plan.connect_state is None or self._file:
+            raise StreamError(f"expected {name} from its beginning, found it from position {position}")
+        head = with_checksum(_with_log_pos(event[:-CHECKSUM_LENGTH], FIRST_POSITION + len(event)))
+        start = int(block.events.start[i])
+        block.buffer[start : start + len(head)] = head
 
     def _heartbeat(self, heartbeat: Heartbeat) -> None:
         """Nothing happened for a while, or transactions were skipped up to a position."""
@@ -590,10 +601,15 @@ class Batcher:
         self._base, self._awaits_base = before, False
 
 
+def _with_log_pos(event: bytes, log_pos: int) -> bytes:
+    """`event` with another log_pos in its header (and its checksum, if it has one, left wrong)."""
+    return event[:_LOG_POS] + log_pos.to_bytes(4, "little") + event[_LOG_POS + 4 :]
+
+
 def _without_changes(event: bytes) -> bytes:
     """A FORMAT_DESCRIPTION without what a source changes on the way: position, flags, creation time, checksum."""
     changed = bytearray(event[:-CHECKSUM_LENGTH])
-    changed[_FORMAT_LOG_POS] = bytes(6)
+    changed[_LOG_POS:HEADER_LENGTH] = bytes(6)  # with the flags behind it
     changed[_FORMAT_CREATED] = bytes(4)
     return bytes(changed)
 

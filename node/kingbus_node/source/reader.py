@@ -24,9 +24,9 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 from typing import Final
 
-from kingbus_node.binlog.constants import FIRST_POSITION, Flavor
 from kingbus_node.config import Address, SourceSettings
 from kingbus_node.raft.api import Consensus, ConsensusError
 from kingbus_node.source.batch import TARGET, Batcher, Counters, Outgoing
@@ -37,15 +37,7 @@ from kingbus_node.source.framing import PORTION, Buffers, Framer
 from kingbus_node.source.link import Link, Wakeup
 from kingbus_node.source.refusals import meaning_of
 from kingbus_node.source.requests import semi_sync_ack
-from kingbus_node.source.resume import (
-    FACT_SOURCE,
-    Plan,
-    ReadableLog,
-    is_our_position,
-    make_plan,
-    position_to_confirm,
-    source_fact,
-)
+from kingbus_node.source.resume import FACT_SOURCE, Plan, ReadableLog, make_plan, source_fact
 from kingbus_node.store.entry import Entry, Json, Kind, Meta
 from kingbus_node.store.state import FACT_FLAVOR, FACT_PURGED, LogState
 from kingbus_node.util.backoff import Backoff
@@ -320,14 +312,14 @@ class SourceReader:
         for warning in facts.warnings:
             logger.warning("%s", warning)
         self._facts = facts
-        file = self._log.state.file
-        confirmed = file is not None and self._gone != (facts.identity, file.id)
-        if confirmed and facts.flavor is Flavor.MARIADB:
-            place = position_to_confirm(self._log, facts)
-            confirmed = place is not None and is_our_position(
-                self._log, gtid_position(connection, *place), gtid_position(connection, place[0], FIRST_POSITION)
-            )
-        return make_plan(self._log, facts, self._replica.server_id, self._settings.start, confirmed=confirmed)
+        return make_plan(
+            self._log,
+            facts,
+            self._replica.server_id,
+            self._settings.start,
+            file_is_gone=self._gone == (facts.identity, self._log.state.file_id),
+            gtid_position=partial(gtid_position, connection),
+        )
 
     # The dump
 

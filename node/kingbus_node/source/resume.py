@@ -21,13 +21,13 @@ transaction (the reader cancels what is open before it asks for a plan).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final, Protocol
 
 from kingbus_node.binlog.constants import FIRST_POSITION, Flavor
 from kingbus_node.binlog.errors import BinlogError
-from kingbus_node.binlog.executed import ExecutedSet
+from kingbus_node.binlog.executed import ExecutedSet, executed_set
 from kingbus_node.binlog.gtid import GtidSet
 from kingbus_node.binlog.mariadb import MariadbState
 from kingbus_node.binlog.scan import CONTINUATION, EVENT_AT, OFFSET_MASK, PACKET_HEADER
@@ -189,102 +189,98 @@ def make_plan(
     server_id: int,
     start: str,
     *,
-    confirmed: bool,
+    file_is_gone: bool,
+    gtid_position: Callable[[str, int], MariadbState | None],
 ) -> Plan:
-    """Decide. `start`: config's source.start. `confirmed`: going by position is possible as far as is known.
+    """Decide. Refused if this source must not be read from.
 
-    For MySQL that is True until the source says that the file is gone; for MariaDB it is what `is_our_position` found.
-    Refused if this source must not be read from.
+    `start`: config's source.start. `file_is_gone`: this source has already said that it does not have the file in which
+    the log ends. `gtid_position`: asks a MariaDB source for BINLOG_GTID_POS of a file and position.
     """
     held = held_file(log)
-    if facts.flavor is Flavor.MYSQL:
-        return _plan_mysql(log, facts, server_id, start, held, confirmed)
-    return _plan_mariadb(log, facts, server_id, start, held, confirmed)
-
-
-def _plan_mysql(
-    log: ReadableLog, facts: SourceFacts, server_id: int, start: str, held: Held | None, confirmed: bool
-) -> Plan:
-    theirs, purged = facts.executed, facts.purged
-    assert isinstance(theirs, GtidSet)
-    assert isinstance(purged, GtidSet)
-    flags = int(DumpFlag.MYSQL_HEARTBEAT_V2)
-    if facts.number < _TAGS_SINCE:
-        flags |= DumpFlag.MYSQL_SKIP_TAGGED_GTIDS
     if held is None:
-        if start == "earliest":
-            command = requests.binlog_dump("", FIRST_POSITION, flags, server_id)
-            return Plan(command, None, None, None, skips=False, same_source=True, base=purged, base_in_file=True)
-        try:
-            base = theirs.copy() if start == "current" else GtidSet.parse(start)
-        except BinlogError:
-            raise _unusable_start(start, facts.flavor) from None
-        _refuse_purged(purged - base, base)
-        command = requests.binlog_dump_gtid("", FIRST_POSITION, flags, server_id, base.encode())
-        return Plan(command, None, None, None, skips=True, same_source=True, base=base)
-    ours = log.state.executed
-    assert isinstance(ours, GtidSet)
-    _refuse_lacking(str(ours - theirs - facts.committing))
+        return _begin(facts, server_id, start)
+    _refuse_lacking(log, facts)
     same = known_identity(log.state) == facts.identity
-    if same and confirmed:
+    by_position = same and not file_is_gone
+    if facts.flavor is Flavor.MYSQL:
+        return _continue_mysql(log, facts, server_id, held, same, by_position)
+    by_position = by_position and _is_confirmed(log, held.file, gtid_position)
+    ours = log.state.executed
+    flags = int(DumpFlag.MARIADB_ANNOTATE_ROWS)
+    if by_position:
+        place = held.overlap.position
+        command = requests.binlog_dump(held.file.source_name, place, flags, server_id)
+        return Plan(command, None, held, place, skips=False, same_source=True)
+    command = requests.binlog_dump("", FIRST_POSITION, flags, server_id)
+    return Plan(command, str(ours), held, None, skips=True, same_source=same)
+
+
+def _begin(facts: SourceFacts, server_id: int, start: str) -> Plan:
+    """The first dump of an empty log."""
+    theirs, purged = facts.executed, facts.purged
+    flags = _mysql_flags(facts) if facts.flavor is Flavor.MYSQL else int(DumpFlag.MARIADB_ANNOTATE_ROWS)
+    first_file = requests.binlog_dump("", FIRST_POSITION, flags, server_id)
+    base: ExecutedSet
+    try:
+        if start == "earliest":
+            base = executed_set(facts.flavor)
+        elif start == "current":
+            base = theirs.copy()
+        else:
+            base = MariadbState.parse(start) if facts.flavor is Flavor.MARIADB else GtidSet.parse(start)
+    except BinlogError:
+        raise Refused(
+            f"source.start is {start!r}, which is no GTID set of {facts.flavor}, but the source is one"
+        ) from None
+    if start == "earliest" or (isinstance(base, MariadbState) and not base):
+        return Plan(first_file, None, None, None, skips=False, same_source=True, base=purged, base_in_file=True)
+    if isinstance(base, MariadbState):
+        return Plan(first_file, str(base), None, None, skips=True, same_source=True, base=base)
+    assert isinstance(purged, GtidSet)
+    _refuse_purged(purged - base, base)
+    command = requests.binlog_dump_gtid("", FIRST_POSITION, flags, server_id, base.encode())
+    return Plan(command, None, None, None, skips=True, same_source=True, base=base)
+
+
+def _mysql_flags(facts: SourceFacts) -> int:
+    old = facts.number < _TAGS_SINCE
+    return DumpFlag.MYSQL_HEARTBEAT_V2 | (DumpFlag.MYSQL_SKIP_TAGGED_GTIDS if old else 0)
+
+
+def _continue_mysql(
+    log: ReadableLog, facts: SourceFacts, server_id: int, held: Held, same: bool, by_position: bool
+) -> Plan:
+    ours, purged, flags = log.state.executed, facts.purged, _mysql_flags(facts)
+    assert isinstance(ours, GtidSet)
+    assert isinstance(purged, GtidSet)
+    if by_position:
         repeated = GtidSet()
         for delta in held.overlap.gtids:
             repeated.apply_delta(delta)
-        command = requests.binlog_dump_gtid(
-            held.file.source_name, held.overlap.position, flags, server_id, (ours - repeated).encode()
-        )
-        return Plan(command, None, held, held.overlap.position, skips=True, same_source=True)
+        file, position = held.file.source_name, held.overlap.position
+        command = requests.binlog_dump_gtid(file, position, flags, server_id, (ours - repeated).encode())
+        return Plan(command, None, held, position, skips=True, same_source=True)
     _refuse_purged(purged - ours, ours)
     command = requests.binlog_dump_gtid("", FIRST_POSITION, flags, server_id, ours.encode())
     return Plan(command, None, held, None, skips=True, same_source=same)
 
 
-def _plan_mariadb(
-    log: ReadableLog, facts: SourceFacts, server_id: int, start: str, held: Held | None, confirmed: bool
-) -> Plan:
-    theirs = facts.executed
-    assert isinstance(theirs, MariadbState)
-    flags = int(DumpFlag.MARIADB_ANNOTATE_ROWS)
-    first_file = requests.binlog_dump("", FIRST_POSITION, flags, server_id)
-    if held is None:
-        try:
-            wanted = theirs.copy() if start == "current" else MariadbState.parse("" if start == "earliest" else start)
-        except BinlogError:
-            raise _unusable_start(start, facts.flavor) from None
-        if not wanted:
-            return Plan(first_file, None, None, None, skips=False, same_source=True, base_in_file=True)
-        return Plan(first_file, str(wanted), None, None, skips=True, same_source=True, base=wanted)
-    ours = log.state.executed
-    assert isinstance(ours, MariadbState)
-    _refuse_lacking(",".join(str(gtid) for gtid in ours.position().values() if not theirs.has(gtid)))
-    same = known_identity(log.state) == facts.identity
-    if same and confirmed:
-        place = held.overlap.position
-        command = requests.binlog_dump(held.file.source_name, place, flags, server_id)
-        return Plan(command, None, held, place, skips=False, same_source=True)
-    return Plan(first_file, str(ours), held, None, skips=True, same_source=same)
-
-
-def position_to_confirm(log: ReadableLog, facts: SourceFacts) -> tuple[str, int] | None:
-    """MariaDB: the place for which BINLOG_GTID_POS should give our position; None if going by position is out."""
-    file = log.state.file
-    if file is None or known_identity(log.state) != facts.identity or file.end_pos > _MAX_FILE_POSITION:
-        return None
-    return file.source_name, file.end_pos
-
-
-def is_our_position(log: ReadableLog, at_end: MariadbState | None, at_start: MariadbState | None) -> bool:
+def _is_confirmed(
+    log: ReadableLog, file: CurrentFile, gtid_position: Callable[[str, int], MariadbState | None]
+) -> bool:
     """Whether a MariaDB source can be asked by position: its GTID position at the end of our file is that of our log.
 
-    `at_end`, `at_start`: what it answers for the place of `position_to_confirm`, and for the beginning of that file
-    (None: there is no such file, or no event boundary there). Diverged if the file is there, but is another one.
+    Diverged if the file is there, but is another one.
     """
-    ours, file = log.state.executed, log.state.file
+    ours = log.state.executed
     assert isinstance(ours, MariadbState)
-    assert file is not None
+    if file.end_pos > _MAX_FILE_POSITION:
+        return False
+    at_end = gtid_position(file.source_name, file.end_pos)
     if at_end is not None and at_end.position() == ours.position():
         return True
-    if at_start is None:
+    if gtid_position(file.source_name, FIRST_POSITION) is None:
         return False  # purged there
     if at_end is not None and all(ours.has(gtid) for gtid in at_end.position().values()):
         return False  # we began in the middle of that file, and nothing has come since
@@ -295,16 +291,15 @@ def is_our_position(log: ReadableLog, at_end: MariadbState | None, at_start: Mar
     )
 
 
-def _refuse_purged(missing: GtidSet, ours: GtidSet) -> None:
-    if missing:
-        raise Refused(
-            f"the source has purged binary logs that are needed here: missing are {missing}, the log holds "
-            f"{ours or 'nothing'}. Use a source that still has them, or begin a new log (source.start)",
-            missing=str(missing),
-        )
-
-
-def _refuse_lacking(missing: str) -> None:
+def _refuse_lacking(log: ReadableLog, facts: SourceFacts) -> None:
+    """The source must hold everything that the log holds."""
+    ours, theirs = log.state.executed, facts.executed
+    if isinstance(ours, GtidSet) and isinstance(theirs, GtidSet):
+        missing = str(ours - theirs - facts.committing)
+    else:
+        assert isinstance(ours, MariadbState)
+        assert isinstance(theirs, MariadbState)
+        missing = ",".join(str(gtid) for gtid in ours.position().values() if not theirs.has(gtid))
     if missing:
         raise Diverged(
             f"the source does not have all that the log holds: it lacks {missing}. It was reset, has lost its newest "
@@ -313,5 +308,10 @@ def _refuse_lacking(missing: str) -> None:
         )
 
 
-def _unusable_start(start: str, flavor: Flavor) -> Refused:
-    return Refused(f"source.start is {start!r}, which is no GTID set of {flavor}, but the source is one")
+def _refuse_purged(missing: GtidSet, ours: GtidSet) -> None:
+    if missing:
+        raise Refused(
+            f"the source has purged binary logs that are needed here: missing are {missing}, the log holds "
+            f"{ours or 'nothing'}. Use a source that still has them, or begin a new log (source.start)",
+            missing=str(missing),
+        )

@@ -10,14 +10,13 @@ from collections.abc import Callable, Iterator, Sequence
 
 from unit.source.origin import Origin, stream
 
-from kingbus_node.binlog.constants import Flavor
 from kingbus_node.config import SourceSettings
 from kingbus_node.raft.api import CommitListener, ConsensusError
-from kingbus_node.source.checks import Replica
+from kingbus_node.source.checks import Replica, SourceFacts
 from kingbus_node.source.errors import Disconnected, PositionGone, SourceEnd, SourceError
 from kingbus_node.source.reader import SourceReader
 from kingbus_node.source.refusals import meaning_of
-from kingbus_node.source.resume import is_our_position, make_plan, position_to_confirm
+from kingbus_node.source.resume import Plan, make_plan
 from kingbus_node.store.entry import OFFSET_MASK, Entry, Flag, Kind, encode
 from kingbus_node.store.state import LogState
 
@@ -207,14 +206,7 @@ class Harness:
         try:
             self.reader._settle()
             facts = origin.facts(semi_sync=semi_sync)
-            state = self.log.state
-            confirmed = state.file is not None and self.gone != (facts.identity, state.file_id)
-            if confirmed and facts.flavor is Flavor.MARIADB:
-                place = position_to_confirm(self.log, facts)
-                confirmed = place is not None and is_our_position(
-                    self.log, origin.gtid_position(*place), origin.gtid_position(place[0], 4)
-                )
-            plan = make_plan(self.log, facts, 100, self.start, confirmed=confirmed)
+            plan = self._plan(origin, facts)
             self.commands.append(plan.command)
             events: list[bytes] = []
             end: SourceError | None = None
@@ -234,11 +226,13 @@ class Harness:
             return error
         raise AssertionError("a session ends with an error")
 
+    def _plan(self, origin: Origin, facts: SourceFacts) -> Plan:
+        gone = self.gone == (facts.identity, self.log.state.file_id)
+        return make_plan(self.log, facts, 100, self.start, file_is_gone=gone, gtid_position=origin.gtid_position)
+
     def length(self, origin: Origin) -> int:
         """Bytes of the dump that the next session would get."""
-        facts = origin.facts()
-        state = self.log.state
-        plan = make_plan(self.log, facts, 100, self.start, confirmed=state.file is not None)
+        plan = self._plan(origin, origin.facts())
         return len(stream(list(origin.dump(plan.command, plan.connect_state))))
 
 

@@ -67,7 +67,8 @@ class File:
 class Origin:
     """See the module. `clock` is the time of the next event, in seconds; each event takes one.
 
-    `legacy_positions`: False for MariaDB since 11.4, whose events within transactions have log_pos 0.
+    `legacy_positions`: False for MariaDB since 11.4, whose events within transactions have log_pos 0, and which begins
+    a dump by GTID where its index says, behind the head of the file.
     """
 
     def __init__(
@@ -339,7 +340,8 @@ class Origin:
                 1236, "HY000", "Could not find GTID state requested by slave in any binlog files. ... purged."
             )
         first = candidates[-1]
-        yield from self._open(first, 4, gtid=True)
+        begin = 4 if self.legacy_positions else self.files[first].events[1].end
+        yield from self._open(first, begin, gtid=False)
         left = {gtid for gtid in wanted if not _has(self.files[first].before, gtid)}
         waiting = bool(left)
         for i, file in enumerate(self.files[first:]):
@@ -348,6 +350,8 @@ class Origin:
                 yield file.events[0].data
             skipping: int | None = None
             for event in file.events[1:]:
+                if i == 0 and event.start < begin:
+                    continue
                 if waiting and not left and event.group != skipping:
                     waiting = False
                     yield gtid_list_event(wanted, server_id=self.server_id, checksum=self.checksum, log_pos=event.start)

@@ -168,14 +168,18 @@ def test_earliest_counts_what_the_source_has_purged_as_executed_and_purged(flavo
     assert str(harness.log.state.purged) == str(origin.purged) != ""
 
 
-@FLAVORS
-def test_current_begins_with_what_comes_now(flavor: Flavor) -> None:
-    origin, harness = small(flavor), Harness(start="current")
+@pytest.mark.parametrize(
+    ("flavor", "legacy_positions"),
+    [(Flavor.MYSQL, True), (Flavor.MARIADB, True), (Flavor.MARIADB, False)],
+    ids=["mysql", "mariadb-10.11", "mariadb-11.8"],
+)
+def test_current_begins_with_what_comes_now(flavor: Flavor, legacy_positions: bool) -> None:
+    origin, harness = small(flavor, legacy_positions=legacy_positions), Harness(start="current")
     harness.session(origin)
     state = harness.log.state
     assert str(state.executed) == str(state.purged) == str(origin.executed)
     first = origin.files[-1].events[0].data
-    assert harness.log.files()["binlog.000002"].startswith(first[:13])
+    assert harness.log.files()["binlog.000002"].startswith(first[:17])
     origin.write(b"new")
     harness.session(origin)
     origin.write(b"newer")
