@@ -119,7 +119,7 @@ class Running:
     def assert_holds_the_source_files(self) -> None:
         names = self.ingest.source.binary_logs()
         on_disk = {name: bytearray((self.ingest.source.data / name).read_bytes()) for name in names}
-        # MariaDB adds a BINLOG_CHECKPOINT whenever it likes: what was on disk just now is what is to be here in a moment.
+        # MariaDB adds a BINLOG_CHECKPOINT whenever it likes: what was on disk just now is to be here in a moment.
         last = len(on_disk[names[-1]])
         wait_until(lambda: self.log.state.end_pos >= last, 60, f"position {last} of {names[-1]}")
         stored = self.files()

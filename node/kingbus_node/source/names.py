@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 
 _NUMBERED = re.compile(r"(?P<base>.*)\.(?P<number>\d{1,18})", re.DOTALL)
 _DIGITS = 6
@@ -12,6 +13,15 @@ def split(name: str) -> tuple[str, int | None]:
     """``"binlog.000007"`` -> ``("binlog", 7)``; a name without a number at its end -> ``(name, None)``."""
     match = _NUMBERED.fullmatch(name)
     return (match["base"], int(match["number"])) if match else (name, None)
+
+
+def following(name: str, count: int) -> Iterator[str]:
+    """The next `count` names of a server that wrote `name`; none if that has no number."""
+    base, number = split(name)
+    if number is not None:
+        digits = len(name) - len(base) - 1
+        for ahead in range(1, count + 1):
+            yield f"{base}.{number + ahead:0{digits}d}"
 
 
 def comes_after(name: str, other: str) -> bool:

@@ -34,6 +34,7 @@ from kingbus_node.binlog.scan import CONTINUATION, EVENT_AT, OFFSET_MASK, PACKET
 from kingbus_node.source import requests
 from kingbus_node.source.checks import SourceFacts
 from kingbus_node.source.errors import Diverged, Refused
+from kingbus_node.source.names import following
 from kingbus_node.store.entry import Entry, Flag, Kind
 from kingbus_node.store.state import CurrentFile, LogState
 from kingbus_node.wire.commands import DumpFlag
@@ -42,6 +43,8 @@ FACT_SOURCE: Final = "source"
 """The key of LogState.facts under which a reader notes whose binlog the log holds (an object, see `source_fact`)."""
 
 _TAGS_SINCE: Final = (8, 3)
+_PURGED_FILES: Final = 100
+"""How many files a MariaDB source may have purged beyond the log's last one before they are not looked for."""
 _MAX_FILE_POSITION: Final = (1 << 32) - 1
 
 
@@ -205,13 +208,16 @@ def make_plan(
     by_position = same and not file_is_gone
     if facts.flavor is Flavor.MYSQL:
         return _continue_mysql(log, facts, server_id, held, same, by_position)
-    by_position = by_position and _is_confirmed(log, held.file, gtid_position)
-    ours = log.state.executed
-    flags = int(DumpFlag.MARIADB_ANNOTATE_ROWS)
-    if by_position:
+    ours, flags = log.state.executed, int(DumpFlag.MARIADB_ANNOTATE_ROWS)
+    assert isinstance(ours, MariadbState)
+    if by_position and _is_confirmed(ours, held.file, gtid_position):
         place = held.overlap.position
         command = requests.binlog_dump(held.file.source_name, place, flags, server_id)
         return Plan(command, None, held, place, skips=False, same_source=True)
+    next_file = _next_file(ours, held.file, gtid_position) if same else None
+    if next_file is not None:
+        command = requests.binlog_dump(next_file, FIRST_POSITION, flags, server_id)
+        return Plan(command, None, held, None, skips=False, same_source=True)
     command = requests.binlog_dump("", FIRST_POSITION, flags, server_id)
     return Plan(command, str(ours), held, None, skips=True, same_source=same)
 
@@ -267,14 +273,12 @@ def _continue_mysql(
 
 
 def _is_confirmed(
-    log: ReadableLog, file: CurrentFile, gtid_position: Callable[[str, int], MariadbState | None]
+    ours: MariadbState, file: CurrentFile, gtid_position: Callable[[str, int], MariadbState | None]
 ) -> bool:
     """Whether a MariaDB source can be asked by position: its GTID position at the end of our file is that of our log.
 
     Diverged if the file is there, but is another one.
     """
-    ours = log.state.executed
-    assert isinstance(ours, MariadbState)
     if file.end_pos > _MAX_FILE_POSITION:
         return False
     at_end = gtid_position(file.source_name, file.end_pos)
@@ -289,6 +293,22 @@ def _is_confirmed(
         f"{file.source_name} at the source is not the file that the log holds: at {file.end_pos}, where the log is at "
         f"{ours}, {found} there. Was the source reset (RESET MASTER) or restored from a copy?"
     )
+
+
+def _next_file(
+    ours: MariadbState, file: CurrentFile, gtid_position: Callable[[str, int], MariadbState | None]
+) -> str | None:
+    """A MariaDB source's oldest file, if it has purged the one that the log ends with and goes on exactly from there.
+
+    Asked for by GTID, MariaDB since 11.4 may leave out the head of that file.
+    """
+    if gtid_position(file.source_name, FIRST_POSITION) is not None:
+        return None
+    for name in following(file.source_name, _PURGED_FILES):
+        before = gtid_position(name, FIRST_POSITION)
+        if before is not None:
+            return name if before.position() == ours.position() else None
+    return None
 
 
 def _refuse_lacking(log: ReadableLog, facts: SourceFacts) -> None:

@@ -21,6 +21,13 @@ from kingbus_node.wire.commands import parse_binlog_dump_gtid
 FLAVORS = pytest.mark.parametrize("flavor", list(Flavor), ids=str)
 
 
+KINDS = pytest.mark.parametrize(
+    ("flavor", "legacy_positions"),
+    [(Flavor.MYSQL, True), (Flavor.MARIADB, True), (Flavor.MARIADB, False)],
+    ids=["mysql", "mariadb-10.11", "mariadb-11.8"],
+)
+
+
 def small(flavor: Flavor, *, checksum: bool = True, legacy_positions: bool = True) -> Origin:
     origin = Origin(flavor, checksum=checksum, legacy_positions=legacy_positions)
     origin.write(b"one")
@@ -168,11 +175,7 @@ def test_earliest_counts_what_the_source_has_purged_as_executed_and_purged(flavo
     assert str(harness.log.state.purged) == str(origin.purged) != ""
 
 
-@pytest.mark.parametrize(
-    ("flavor", "legacy_positions"),
-    [(Flavor.MYSQL, True), (Flavor.MARIADB, True), (Flavor.MARIADB, False)],
-    ids=["mysql", "mariadb-10.11", "mariadb-11.8"],
-)
+@KINDS
 def test_current_begins_with_what_comes_now(flavor: Flavor, legacy_positions: bool) -> None:
     origin, harness = small(flavor, legacy_positions=legacy_positions), Harness(start="current")
     harness.session(origin)
@@ -234,9 +237,9 @@ def test_a_start_that_the_source_has_purged_is_refused_with_what_is_missing(flav
 # The source has changed
 
 
-@FLAVORS
-def test_a_file_purged_at_the_source_is_left_for_the_next(flavor: Flavor) -> None:
-    origin, harness = small(flavor), Harness()
+@KINDS
+def test_a_file_purged_at_the_source_is_left_for_the_next(flavor: Flavor, legacy_positions: bool) -> None:
+    origin, harness = small(flavor, legacy_positions=legacy_positions), Harness()
     harness.session(origin)
     held = harness.log.files()
     origin.rotate()
