@@ -25,7 +25,7 @@ from kingbus_node.source.reader import SourceReader, SourceState, SourceStatus
 from kingbus_node.store.entry import CONTINUATION, OFFSET_MASK, Flag, Kind
 from kingbus_node.store.log import Log
 
-RELEASES = ("mysql-9.7", "mariadb-10.11", "mariadb-11.8")
+RELEASES = ("mysql-9.7", "mariadb-10.11")
 UUID = "77777777-e697-11f1-8268-02fc00000001"
 IN_USE = 21
 SEMI_SYNC: dict[Flavor, Options] = {
