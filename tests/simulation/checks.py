@@ -90,9 +90,16 @@ class Ledger:
             self._check_leader(raft, raft.leadership, disk)
         if raft.commit_index > node.checked_commit:
             self._check_commit(node, disks)
+        latest = disk.configured[-1] if disk.configured else 0
+        if latest != raft.configuration_index and not (latest == 0 and raft.configuration_index < disk.first_index):
+            raise ViolationError(
+                f"configuration: {node.address} goes by entry {raft.configuration_index}, the last one is {latest}"
+            )
         readable = raft.readable_index
         if readable > disk.first_index - 1 and disk.durable(readable) is None:
-            raise ViolationError(f"{node.address} takes entry {readable} to be on its disk, where it is not")
+            raise ViolationError(
+                f"durability: {node.address} takes entry {readable} to be on its disk, where it is not"
+            )
 
     def _check_leader(self, raft: Raft, leadership: Leadership, disk: Disk) -> None:
         for progress in leadership.progress.values():

@@ -52,6 +52,7 @@ class Disk:
     def __init__(self, address: str, watcher: DiskWatcher, dice: random.Random) -> None:
         self.address = address
         self.full = False
+        self.unlucky = False
         self._lost: dict[tuple[int, int], Entry] = {}
         self._watcher = watcher
         self._dice = dice
@@ -60,6 +61,7 @@ class Disk:
     def _begin(self) -> None:
         self._writes = 0
         self._entries: list[tuple[int, Entry]] = []
+        self.configured: list[int] = []
         self._base = Snapshot(0, 0, None, b"0")
         self._durable_writes = 0
         self._hard_state = HardState()
@@ -73,11 +75,16 @@ class Disk:
         """The process dies; with the `power`, so does what was not synced, but for a random part of it."""
         if power:
             durable = sum(number <= self._durable_writes for number, _ in self._entries)
-            torn_at = self._dice.randint(durable, len(self._entries))
-            del self._entries[torn_at:]
+            torn_at = durable if self.unlucky else self._dice.randint(durable, len(self._entries))
+            self._cut(torn_at)
         self._durable_writes = self._writes  # opening the log syncs it
         self._commit_floor = min(self._dice.choice([0, self._noted_commit, self._noted_commit]), self.last_index)
         self._commit_floor = max(self._commit_floor, self._base.index)
+
+    def _cut(self, at: int) -> None:
+        del self._entries[at:]
+        while self.configured and self.configured[-1] > self.last_index:
+            self.configured.pop()
 
     def wipe(self) -> None:
         """The disk is lost, and an empty one takes its place."""
@@ -107,6 +114,7 @@ class Disk:
                 configuration = Configuration.decode(bytes_of(entry))
         self._base = Snapshot(upto, self._entries[count - 1][1].term, configuration, b"%d" % state)
         del self._entries[:count]
+        self.configured = [index for index in self.configured if index > upto]
 
     def durable(self, index: int) -> Entry | None:
         """The entry at `index` if it would survive a power failure."""
@@ -165,6 +173,8 @@ class Disk:
             self._writes += 1
             self._watcher.appended(self, kept)
             self._entries.append((self._writes, kept))
+            if kept.kind is Kind.CONFIGURATION:
+                self.configured.append(kept.index)
 
     def truncate_from(self, index: int) -> None:
         at = index - self._base.index - 1
@@ -173,14 +183,14 @@ class Disk:
         )
         for _, entry in self._entries[at:]:
             self._watcher.removed(self, entry)
-        del self._entries[at:]
+        self._cut(at)
 
     def reset(self, snapshot: Snapshot) -> None:
         for _, entry in self._entries:
             if entry.index > snapshot.index:
                 self._watcher.removed(self, entry)
         self._watcher.replaced(self, snapshot)
-        self._entries.clear()
+        self._cut(0)
         self._base = snapshot
 
     def snapshot(self) -> Snapshot:

@@ -1,7 +1,7 @@
 """Every rule switched off, one at a time: the simulator must notice.
 
 A mutation is a subclass with one method changed, put in the place of the real class by ``Rules``. Nothing in the code
-under test knows of it. Each names a seed that fails with it; the docstrings of the rules name the mutations.
+under test knows of it. Each names a seed or a plot that fails with it, and so do the docstrings of the rules.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ class Mutation:
     """A rule that is switched off.
 
     :param rules: the classes to run with
-    :param seed: one that fails
+    :param story: a seed that fails, or the name of a plot
     :param expected: how the message of the violation may begin
     """
 
     rules: Rules
-    seed: int
+    story: int | str
     expected: tuple[str, ...]
 
 
@@ -264,36 +264,38 @@ SAFETY = (
     "quorum before visibility",
     "committed entry",
     "exactly once",
+    "durability",
+    "configuration",
     "crash: DivergedError",
 )
 
 MUTATIONS: dict[str, Mutation] = {
-    "truncate-what-matches": Mutation(_raft(TruncateWhatMatches), 0, SAFETY),
+    "truncate-what-matches": Mutation(_raft(TruncateWhatMatches), 15, SAFETY),
     "acknowledge-unsynced": Mutation(_raft(AcknowledgeUnsynced), 0, SAFETY),
     "count-unsynced": Mutation(_leadership(CountUnsynced), 0, SAFETY),
-    "forget-vote": Mutation(Rules(disk_class=ForgetVote), 0, SAFETY),
-    "vote-twice": Mutation(_raft(VoteTwice), 0, SAFETY),
-    "vote-for-any-log": Mutation(_raft(VoteForAnyLog), 0, SAFETY),
-    "commit-older-terms": Mutation(_leadership(CommitOlderTerms), 0, SAFETY),
-    "believe-old-answers": Mutation(_raft(BelieveOldAnswers), 0, SAFETY),
-    "stand-at-once": Mutation(_raft(StandAtOnce), 0, ("disturbance",)),
-    "help-anybody": Mutation(_raft(HelpAnybody), 0, ("disturbance",)),
-    "lead-alone": Mutation(_leadership(LeadAlone), 0, ("stale leader",)),
+    "forget-vote": Mutation(Rules(disk_class=ForgetVote), 6, SAFETY),
+    "vote-twice": Mutation(_raft(VoteTwice), 86, SAFETY),
+    "vote-for-any-log": Mutation(_raft(VoteForAnyLog), 1, SAFETY),
+    "commit-older-terms": Mutation(_leadership(CommitOlderTerms), "older-term", SAFETY),
+    "believe-old-answers": Mutation(_raft(BelieveOldAnswers), "old-answer", SAFETY),
+    "stand-at-once": Mutation(_raft(StandAtOnce), 1, ("disturbance",)),
+    "help-anybody": Mutation(_raft(HelpAnybody), 4, ("disturbance",)),
+    "lead-alone": Mutation(_leadership(LeadAlone), 1, ("stale leader",)),
     "next-goes-back": Mutation(_progress(NextGoesBack), 0, ("waste",)),
     "never-goes-back": Mutation(_progress(NeverGoesBack), 0, ("liveness",)),
-    "keep-what-was-received": Mutation(_progress(KeepWhatWasReceived), 0, ("liveness",)),
-    "trust-lost-disk": Mutation(_progress(TrustLostDisk), 0, SAFETY),
-    "no-snapshot": Mutation(_leadership(NoSnapshot), 0, ("liveness",)),
-    "commit-with-heartbeat": Mutation(_leadership(CommitWithHeartbeat), 0, ("late",)),
+    "keep-what-was-received": Mutation(_progress(KeepWhatWasReceived), "forgotten-memory", ("liveness",)),
+    "trust-lost-disk": Mutation(_progress(TrustLostDisk), 9, (*SAFETY, "liveness")),
+    "no-snapshot": Mutation(_leadership(NoSnapshot), 1, ("liveness",)),
+    "commit-with-heartbeat": Mutation(_leadership(CommitWithHeartbeat), 1, ("late",)),
     "no-window": Mutation(_leadership(NoWindow), 0, ("unbounded",)),
     "leave-lost-disks": Mutation(_leadership(LeaveLostDisks), 0, ("liveness",)),
-    "change-any-time": Mutation(_leadership(ChangeAnyTime), 0, SAFETY),
-    "change-before-commit": Mutation(_leadership(ChangeBeforeCommit), 0, SAFETY),
+    "change-any-time": Mutation(_leadership(ChangeAnyTime), "changes-at-once", SAFETY),
+    "change-before-commit": Mutation(_leadership(ChangeBeforeCommit), "two-changes", SAFETY),
     "configure-when-committed": Mutation(_raft(ConfigureWhenCommitted), 0, SAFETY),
-    "keep-truncated-configuration": Mutation(_raft(KeepTruncatedConfiguration), 0, SAFETY),
-    "sync-covers-replaced": Mutation(_raft(SyncCoversReplaced), 0, SAFETY),
+    "keep-truncated-configuration": Mutation(_raft(KeepTruncatedConfiguration), 42, SAFETY),
+    "sync-covers-replaced": Mutation(_raft(SyncCoversReplaced), 48, SAFETY),
     "nobody-forgets": Mutation(
-        Rules(raft_class=type("Forgetful", (Raft,), {"formation_class": NobodyForgets})), 0, SAFETY
+        Rules(raft_class=type("Forgetful", (Raft,), {"formation_class": NobodyForgets})), 1, SAFETY
     ),
     "ask-to-take-over": Mutation(_raft(AskToTakeOver), 0, ("liveness",)),
 }

@@ -55,6 +55,7 @@ class Network:
     _epoch: int = 0
     _views: dict[tuple[str, str], int] = field(default_factory=dict)
     _held: dict[tuple[str, str], float] = field(default_factory=dict)
+    _parked: dict[tuple[str, str], list[Callable[[], None]]] = field(default_factory=dict)
     _lanes: dict[tuple[str, str, int, bool], _Lane] = field(default_factory=dict)
 
     def epoch(self, here: str, there: str) -> int | None:
@@ -73,16 +74,29 @@ class Network:
         self._views.pop((here, there), None)
 
     def hold(self, source: str, target: str, until: float) -> None:
-        """Nothing arrives from `source` at `target` until then."""
-        self._held[source, target] = max(until, self._held.get((source, target), 0.0))
+        """Nothing arrives from `source` at `target` until then, or until ``release``."""
+        pair = (source, target)
+        self._held[pair] = max(until, self._held.get(pair, 0.0))
+        self.at(until, lambda: self._release(pair, until))
 
-    def is_held(self, source: str, target: str, now: float) -> bool:
-        """Whether a new connection could not be made, or would be of no use, because of `hold`."""
-        return self._held.get((source, target), 0.0) > now
+    def release(self, source: str, target: str) -> None:
+        """Ends ``hold``: what was held arrives now."""
+        self._release((source, target), float("inf"))
+
+    def _release(self, pair: tuple[str, str], now: float) -> None:
+        if self._held.get(pair, float("inf")) <= now:
+            del self._held[pair]
+            for arrive in self._parked.pop(pair, []):
+                arrive()
+
+    def is_held(self, source: str, target: str) -> bool:
+        """Whether a new connection could not be made, or would be of no use, because of ``hold``."""
+        return (source, target) in self._held
 
     def heal(self) -> None:
-        """Nothing is held any more; what was on its way stays slow."""
-        self._held.clear()
+        """Nothing is held any more."""
+        for pair in sorted(self._held):
+            self.release(*pair)
 
     def send(self, source: str, target: str, message: Message, now: float, deliver: Deliver) -> None:
         """Carries a message, as bytes, if `source` believes to be connected; `deliver` is called with what arrives,
@@ -115,14 +129,12 @@ class Network:
         lane.busy_until = max(now + delay, lane.busy_until + 1e-7)
         lane.waiting.append(data)
 
-        def arrive(time: float) -> None:
+        def arrive() -> None:
             if self._views.get((target, source)) != epoch:
                 return
-            held = self._held.get((source, target), 0.0)
-            if held > time:
-                self.at(held, lambda: arrive(held))
+            if (source, target) in self._held:
+                self._parked.setdefault((source, target), []).append(arrive)
             else:
                 deliver(target, source, decode(lane.waiting.popleft()))
 
-        arrival = lane.busy_until
-        self.at(arrival, lambda: arrive(arrival))
+        self.at(lane.busy_until, arrive)

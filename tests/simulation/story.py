@@ -51,6 +51,8 @@ class Story:
         self._wiped = False
         self._removed: set[str] = set()
         self._faults = self._choose_faults()
+        self._hunted = dice.random() < 0.4
+        self.world.on_leader = self._hunt
 
     def run(self) -> None:
         """Trouble, repair, drills."""
@@ -62,6 +64,7 @@ class Story:
             self._trouble()
             world.run(TROUBLE_SECONDS)
             self._faults = []
+            self._hunted = False
             self.load = 0
             self._fast()
             world.heal()
@@ -113,6 +116,33 @@ class Story:
             return
         self.dice.choice(self._faults)()
         self.world.after(self.dice.expovariate(1 / self.calm), self._trouble)
+
+    def _hunt(self, leader: Node) -> None:
+        """In some seeds, new leaders are struck while they take over: that is when Raft is at its most delicate."""
+        if self._hunted and self.dice.random() < 0.7:
+            self.world.after(
+                self.dice.expovariate(1 / self.dice.choice([0.002, 0.02, 0.2])), lambda: self._strike(leader.address)
+            )
+
+    def _strike(self, address: str) -> None:
+        if not self._hunted or address not in self.world.nodes:
+            return
+        others = [a for a in sorted(self.world.disks) if a != address]
+        blow = self.dice.choice(["kill", "power", "isolate", "mute", "deafen", "pause"])
+        seconds = self.dice.choice([0.1, 0.5, 2])
+        if blow in ("kill", "power"):
+            self._stop(address, power=blow == "power", seconds=seconds)
+        elif blow == "pause":
+            self.world.note(f"the new leader {address} is stopped for {seconds} s")
+            self.world.pause(address, seconds)
+        else:
+            hit = [o for o in others if self.dice.random() < 0.7]
+            self.world.note(f"the new leader {address} is struck ({blow}) towards {', '.join(hit)} for {seconds} s")
+            for other in hit:
+                if blow in ("mute", "isolate"):
+                    self.world.cut(address, other, seconds)
+                if blow in ("deafen", "isolate"):
+                    self.world.cut(other, address, seconds)
 
     def _some(self) -> str | None:
         nodes = sorted(self.world.nodes)

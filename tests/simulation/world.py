@@ -94,6 +94,7 @@ class World:
         self.schedule: list[str] = []
         self.steps = 0
         self.proposed = 0
+        self.on_leader: Callable[[Node], None] = lambda _: None
         self._trace = trace
         self._queue: list[tuple[float, int, Callable[[], None]]] = []
         self._number = 0
@@ -234,9 +235,7 @@ class World:
         a, b = self.nodes.get(here), self.nodes.get(there)
         if a is None or there in a.peers:
             return
-        unreachable = (
-            b is None or self.network.is_held(here, there, self.now) or self.network.is_held(there, here, self.now)
-        )
+        unreachable = b is None or self.network.is_held(here, there) or self.network.is_held(there, here)
         if unreachable or max(a.paused_until, b.paused_until if b else 0) > self.now or b is None:
             self.after(self.dice.uniform(0.05, 0.4), lambda: self._dial(here, there))
             return
@@ -262,7 +261,10 @@ class World:
             self.network.send(node.address, peer, message, self.now, self._arrived)
         if raft.unsynced and not node.syncing:
             self._sync(node)
+        new = raft.is_leader and raft.term not in self.ledger.leaders
         self.ledger.check(node, self.disks)
+        if new:
+            self.on_leader(node)
         node.disk.note_commit(raft.commit_index)
         self._arm(node)
 

@@ -36,7 +36,7 @@ class Leadership:
         self.successor: str | None = None
         self._handover_deadline = 0.0
         self._handover_sent = False
-        self._next_heartbeat = raft.now
+        self._next_heartbeat = raft.now + raft.settings.heartbeat_interval
         self._preferred: tuple[str, float] | None = None
 
     @property
@@ -104,6 +104,8 @@ class Leadership:
         without a majority, and counts an answer by when it came, however long it was under way. The rule (section
         6.2): a leader steps down when an election timeout elapses without a successful round of heartbeats to a
            majority.
+
+        Simulation: ``lead-alone``, seed 1.
         """
         raft = self._raft
         oldest = raft.configuration.majority([self._contact(v) for v in raft.configuration.voters])
@@ -148,9 +150,7 @@ class Leadership:
     def count(self) -> None:
         """Commits what is on a majority of disks, if it is of this term.
 
-        The leader's own disk counts like any other, from when it has synced (section 10.2.1: the leader may write in
-        parallel with its followers). Entries of earlier terms are committed only together with one of this term
-        (section 3.6.2, figure 3.7).
+        Entries of earlier terms are committed only together with one of this term (section 3.6.2, figure 3.7).
         """
         raft = self._raft
         index = int(raft.configuration.majority([self._match(v) for v in raft.configuration.voters]))
@@ -160,9 +160,21 @@ class Leadership:
                 self._leave()
 
     def _of_this_term(self, index: int) -> bool:
+        """Whether counting may commit `index` (section 3.6.2).
+
+        Simulation: ``commit-older-terms``, plot older-term.
+        """
         return self._storage.term_at(index) == self._raft.term
 
     def _match(self, voter: str) -> int:
+        """How far `voter` holds this leader's log on its disk.
+
+        The fault (correction 4): pysyncobj 0.3.17 counts the leader's own entries before they are on its disk. The
+        rule (section 10.2.1): the leader may write in parallel with its followers, and counts itself once its own
+        write is durable.
+
+        Simulation: ``count-unsynced``, seed 0.
+        """
         if voter == self._raft.address:
             return self._raft.durable_index
         progress = self.progress[voter]
@@ -178,6 +190,10 @@ class Leadership:
             self._send_timeout_now()
 
     def _send_entries(self, progress: Progress) -> None:
+        """Sends what fits the window: memory is bounded however far a follower is behind (section 10.2.1, pipelining).
+
+        Simulation: ``no-window``, seed 0.
+        """
         raft, storage = self._raft, self._storage
         if progress.mode is Mode.PROBE and not progress.asked and not progress.full:
             prev_term = storage.term_at(progress.next - 1)
@@ -212,6 +228,8 @@ class Leadership:
         The fault (correction 10): pysyncobj 0.3.17 ships a pickled copy of everything that was ever applied. Here the
         log is the store, so a snapshot is the small state alone (section 5: each server may discard a prefix of its
         log, with the state in its place).
+
+        Simulation: ``no-snapshot``, seed 1.
         """
         raft = self._raft
         snapshot = self._storage.snapshot()
@@ -230,6 +248,8 @@ class Leadership:
         The fault (correction 11): a follower of pysyncobj 0.3.17 learns of a commit with the next append, half a
         heartbeat later on average. The rule (section 3.5): commit as soon as known; the heartbeat is only the upper
         bound.
+
+        Simulation: ``commit-with-heartbeat``, seed 1.
         """
         if progress.commit_sent < self._raft.commit_index:
             self._heartbeat(progress)
@@ -260,6 +280,8 @@ class Leadership:
 
         The last condition is not in the dissertation: without it two leaders in turn can each move one voter, and make
         majorities that do not meet (announced by Ongaro on the raft-dev list, July 2015).
+
+        Simulation: ``change-any-time``, plot changes-at-once; ``change-before-commit``, plot two-changes.
         """
         raft = self._raft
         if not self.ready:
@@ -298,6 +320,8 @@ class Leadership:
         named), a voter. With the first two in one, a leader that was deposed without knowing could let a disk vote
         that has forgotten what it promised to the new one; with the last two in one, a voter that has not heard of it
         refuses the vote that its leader needs to tell it.
+
+        Simulation: ``leave-lost-disks``, seed 0.
         """
         raft = self._raft
         if (

@@ -1,0 +1,57 @@
+"""Five hundred stories of trouble, each from its seed, and none may break a promise."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from .__main__ import play
+from .plots import PLOTS
+from .story import Story
+from .world import Rules
+
+SEEDS = 500
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.timeout(900)
+def test_no_promise_is_broken_in_five_hundred_seeds() -> None:
+    with ProcessPoolExecutor(min(2, os.cpu_count() or 1)) as pool:
+        results = list(pool.map(play, range(SEEDS), chunksize=5))
+    failed = [(seed, violation, schedule) for seed, violation, schedule, _ in results if violation is not None]
+    report = [
+        line
+        for seed, violation, schedule in failed[:3]
+        for line in (f"seed {seed}: {violation}", *schedule, f"replay: python -m tests.simulation --seed {seed}")
+    ]
+    assert not failed, "\n".join([f"{len(failed)} of {SEEDS} seeds fail", *report])
+    assert sum(length for *_, length in results) > 50 * SEEDS, "hardly anything was committed: the stories test nothing"
+
+
+@pytest.mark.parametrize("name", PLOTS)
+def test_directed_story_ends_well(name: str) -> None:
+    PLOTS[name](Rules())
+
+
+def test_seed_replays_exactly() -> None:
+    first: list[str] = []
+    second: list[str] = []
+    Story(7, trace=first.append).run()
+    Story(7, trace=second.append).run()
+    assert first == second
+
+
+def test_seed_does_not_depend_on_the_hash_seed() -> None:
+    def steps(hash_seed: str) -> bytes:
+        command = [sys.executable, "-m", "tests.simulation", "--seed", "3"]
+        environment = os.environ | {"PYTHONHASHSEED": hash_seed}
+        return subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True).stdout
+
+    one, other = steps("1"), steps("2")
+    assert len(one.splitlines()) > 500
+    assert one == other
