@@ -9,13 +9,13 @@ from __future__ import annotations
 import heapq
 import random
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from kingbus_node.raft.api import ConsensusError
 from kingbus_node.raft.configuration import Configuration, Member, MemberRole
 from kingbus_node.raft.core import Raft
 from kingbus_node.raft.leadership import Leadership
-from kingbus_node.raft.messages import Message
+from kingbus_node.raft.messages import Append, Message
 from kingbus_node.raft.settings import Settings
 
 from .checks import Ledger, ViolationError
@@ -60,6 +60,15 @@ class Node:
     alive: bool = True
     armed: float = float("inf")
     peers: set[str] = field(default_factory=set)
+
+
+def describe(message: Message) -> str:
+    """A message in a line, without the bytes of entries."""
+    if not isinstance(message, Append) or not message.entries:
+        return str(message)
+    first, last = message.entries[0], message.entries[-1]
+    terms = f"{first.term} to {last.term}"
+    return f"{replace(message, entries=())} with entries {first.index} to {last.index} of terms {terms}"
 
 
 class World:
@@ -275,7 +284,8 @@ class World:
         if node.paused_until > self.now:
             self.at(node.paused_until, lambda: self._arrived(receiver, sender, message))
         elif sender in node.peers:
-            self.trace(f"{sender} -> {receiver}: {message}")
+            if self._trace is not None:
+                self.trace(f"{sender} -> {receiver}: {describe(message)}")
             self._step(node, lambda: node.raft.step(sender, message, self.clock(node)))
 
     def _sync(self, node: Node) -> None:

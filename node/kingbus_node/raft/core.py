@@ -169,6 +169,8 @@ class Raft:
         acknowledged to a leader and then truncated is counted by that same node when it leads again. The rule (3.3):
         an answer of an older term is not one.
 
+        Simulation: ``believe-old-answers``, plot old-answer.
+
         :raises ProtocolError: the peer broke the protocol
         :raises DivergedError: the logs contradict each other below the commit index
         """
@@ -279,6 +281,8 @@ class Raft:
 
         The fault (correction 5): pysyncobj 0.3.17 writes both into a mapped file that is not synced; after a power
         failure a node votes again in the same term, and two leaders share it. The rule: section 3.8.
+
+        Simulation: ``forget-vote``, seed 6; ``vote-twice``, seed 86.
         """
         self.storage.save_hard_state(HardState(term, vote))
         if term != self.term:
@@ -319,6 +323,8 @@ class Raft:
         The fault (correction 6): a node of pysyncobj 0.3.17 that was cut off comes back with a higher term and
         deposes a healthy leader. The rule: section 9.6 (Pre-Vote); a node grants it only when it has not heard from a
         leader for an election timeout.
+
+        Simulation: ``stand-at-once``, seed 1.
         """
         self._campaign(Role.PRE_CANDIDATE)
 
@@ -364,13 +370,19 @@ class Raft:
         self.leadership.begin()
 
     def _has_leader(self) -> bool:
-        """Whether this node has no reason to help deposing the leader (section 4.2.3)."""
+        """Whether this node has no reason to help deposing the leader (section 4.2.3).
+
+        Simulation: ``help-anybody``, seed 4.
+        """
         if self.leadership is not None:
             return not self.leadership.quorum_lost()
         return self.now - self._leader_contact < self.settings.election_timeout
 
     def _up_to_date(self, last_index: int, last_term: int) -> bool:
-        """Whether a log that ends so is at least as good as this node's (section 3.6.1)."""
+        """Whether a log that ends so is at least as good as this node's (section 3.6.1).
+
+        Simulation: ``vote-for-any-log``, seed 1.
+        """
         mine = self.storage.last_index
         return (last_term, last_index) >= (self._term_at(mine), mine)
 
@@ -408,6 +420,10 @@ class Raft:
             self._count_votes()
 
     def _on_timeout_now(self, peer: str) -> None:
+        """Stands for election at once: the leader wishes it, so nobody need be asked first (section 3.10).
+
+        Simulation: ``ask-to-take-over``, seed 0.
+        """
         if peer == self.leader and self._may_stand():
             self._stand(transferred=True)
 
@@ -471,6 +487,8 @@ class Raft:
         The fault (correction 2): pysyncobj 0.3.17 deletes everything behind `prev_index` before it looks at what it
         was sent, also for heartbeats and late duplicates, and so entries that it has acknowledged. The rule (3.5):
         delete only from the first entry that conflicts.
+
+        Simulation: ``truncate-what-matches``, seed 15.
         """
         for number, entry in enumerate(entries):
             if not self._holds(entry.index, entry.term):
@@ -487,6 +505,14 @@ class Raft:
         self._configured(new)
 
     def _truncate_from(self, index: int) -> None:
+        """Removes a conflicting tail, and with it what rested on it: configurations, and the promise of a sync under
+        way.
+
+        The fault of a core with background syncs: it takes the end of a sync to cover the entries that came in the
+        place of removed ones meanwhile. The rule (3.5, 4.1): neither an entry nor a configuration outlives its removal.
+
+        Simulation: ``sync-covers-replaced``, seed 48; ``keep-truncated-configuration``, seed 42.
+        """
         if index <= self.commit_index:
             raise DivergedError(
                 f"the leader {self.leader} holds another entry {index} than this node, where it is committed"
@@ -494,7 +520,6 @@ class Raft:
         self.storage.truncate_from(index)
         self.durable_index = min(self.durable_index, index - 1)
         if self._syncing is not None:
-            # The sync under way may or may not cover what comes in the place of the removed entries.
             self._syncing = min(self._syncing, index - 1)
         while self.configuration_index >= index:
             self._configurations.pop()
@@ -505,6 +530,8 @@ class Raft:
         The fault of pysyncobj 0.3.17: after a restart a configuration counts again only once it is applied, so a node
         decides by an older one than the log holds. The rule (4.1): a server always uses the latest configuration in
         its log.
+
+        Simulation: ``configure-when-committed``, seed 0.
         """
         for entry in entries:
             if entry.kind is Kind.CONFIGURATION:
@@ -522,6 +549,8 @@ class Raft:
 
         The fault (correction 4): pysyncobj 0.3.17 acknowledges what is in memory. After a power failure committed
         entries are gone from a majority. The rule (3.8): a server persists new entries before it acknowledges them.
+
+        Simulation: ``acknowledge-unsynced``, seed 0.
         """
         return min(self._received, self.durable_index)
 

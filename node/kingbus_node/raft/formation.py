@@ -31,6 +31,8 @@ log = logging.getLogger(__name__)
 class Formation:
     """Whether this node's disk belongs to a cluster.
 
+    Simulation: ``nobody-forgets``, seed 1.
+
     :param founders: the first configuration, as this node was told
     """
 

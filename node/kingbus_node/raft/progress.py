@@ -53,6 +53,8 @@ class Progress:
     def connect(self, last_index: int) -> None:
         """A connection came up, with nothing in flight. What the follower had received but not synced, it may have
         lost.
+
+        Simulation: ``keep-what-was-received``, plot forgotten-memory.
         """
         self.received = self.match
         self._probe(self.match + 1 if self.match else last_index + 1)
@@ -80,6 +82,8 @@ class Progress:
         The fault (correction 1): pysyncobj 0.3.17 sets the next index to the acknowledged one plus one although
         everything behind it is on its way, so each acknowledgement sends it all again. The rule: section 3.5 moves
         nextIndex back only after a rejection; section 10.2.1 (pipelining) moves it ahead when sending.
+
+        Simulation: ``next-goes-back``, seed 0.
         """
         self.match = max(self.match, match)
         self.received = max(self.received, received)
@@ -97,6 +101,8 @@ class Progress:
         The fault (correction 3): a follower that is asked about several positions at once answers each from another
         state, and the answers undo one another. The rule (section 3.5): nextIndex goes back by what a rejection says,
         and only one question is open while it does; an answer to an older question is not an answer to this one.
+
+        Simulation: ``never-goes-back``, seed 0.
         """
         if self.mode is Mode.INSTALL or (self.mode is Mode.PROBE and rejected != self.next - 1):
             return
@@ -105,7 +111,10 @@ class Progress:
         self._probe(max(self.match + 1, min(rejected, next_index)))
 
     def replaced(self, incarnation: int) -> None:
-        """Behind the address is another disk now: nothing that the old one acknowledged is there."""
+        """Behind the address is another disk now: nothing that the old one acknowledged is there.
+
+        Simulation: ``trust-lost-disk``, seed 9.
+        """
         self.incarnation = incarnation
         self.match = self.received = 0
         self._round_end = 0

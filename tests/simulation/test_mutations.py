@@ -1,0 +1,47 @@
+"""The simulator is worth something only if it notices: with a rule switched off it must find a broken promise."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+import kingbus_node.raft
+
+from .checks import ViolationError
+from .mutations import MUTATIONS, Mutation
+from .plots import PLOTS
+from .story import Story
+
+_NAMED = re.compile(r"``(?P<mutation>[a-z-]+)``, (?:seed|plot) (?P<story>[a-z0-9-]+)")
+
+
+def play(mutation: Mutation) -> str | None:
+    """How the mutation's story ends."""
+    try:
+        if isinstance(mutation.story, int):
+            Story(mutation.story, mutation.rules).run()
+        else:
+            PLOTS[mutation.story](mutation.rules)
+    except ViolationError as violation:
+        return str(violation)
+    return None
+
+
+@pytest.mark.parametrize("name", MUTATIONS)
+def test_a_promise_is_broken_without(name: str) -> None:
+    violation = play(MUTATIONS[name])
+    assert violation is not None, (
+        f"{MUTATIONS[name].story!r} no longer fails without the rule; find another story with: "
+        f"python -m tests.simulation --without {name} --stop"
+    )
+    assert violation.startswith(MUTATIONS[name].expected)
+
+
+def test_rules_name_the_stories_that_fail_without_them() -> None:
+    named: dict[str, str] = {}
+    for source in sorted(Path(kingbus_node.raft.__file__).parent.glob("*.py")):
+        text = " ".join(source.read_text().split())
+        named |= {match["mutation"]: match["story"] for match in _NAMED.finditer(text)}
+    assert named == {name: str(mutation.story) for name, mutation in MUTATIONS.items()}
