@@ -245,6 +245,12 @@ class Batcher:
         """Check the checksums of the whole block; returns which events have one."""
         events, packets = block.events, block.packets
         checked, self._algorithm = events.checksummed(block.buffer, self._algorithm)
+        if not checked[events.type == EventType.FORMAT_DESCRIPTION].all():
+            # Every source that is let in knows checksums: so says a damaged version, which would switch them off.
+            raise StreamError(
+                f"the FORMAT_DESCRIPTION event behind {self._file} {self._pos} is of a server that knows no checksums "
+                "(before MySQL 5.6.1, MariaDB 5.3): it was damaged on the way, or the file was copied from such a server"
+            )
         leading = block.packet_of(0)
         carries = np.empty(len(packets), dtype=np.bool_)
         carries[:leading] = self._last_checked

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from unit.source.harness import Harness, assert_holds
 from unit.source.origin import Origin
@@ -39,6 +39,7 @@ def test_garbage_after_any_byte_is_a_clear_error(semi_sync: bool, garbage: bytes
 
 @pytest.mark.fuzz
 @FLAVORS
+@example(changes=[(808, 1)], semi_sync=False)  # the server version in a FORMAT_DESCRIPTION: one without checksums
 @given(
     changes=st.lists(st.tuples(st.integers(0, 3000), st.integers(1, 255)), min_size=1, max_size=4),
     semi_sync=st.booleans(),
