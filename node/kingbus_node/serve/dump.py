@@ -47,7 +47,7 @@ from kingbus_node.store.errors import PositionInsideEventError, PurgedError, Sto
 from kingbus_node.store.reader import LogReader
 from kingbus_node.store.state import FACT_CLUSTER_UUID, LogState
 from kingbus_node.wire.commands import DumpFlag, DumpKind, DumpRequest
-from kingbus_node.wire.errors import shutting_down, unknown_command
+from kingbus_node.wire.errors import MySQLError, shutting_down, unknown_command
 
 _EOF: Final = b"\xfe\0\0\x02\0"  # no warnings; status: autocommit
 _HEAD_BLOCK: Final = 65536
@@ -297,7 +297,7 @@ class _Stream:
         self._send_rows(plan, view, row, behind)
         if plan.refusal is not None and plan.refusal[0] == behind:
             self._flush()
-            raise plan.refusal[1]
+            raise self._refusal(view, *plan.refusal)
         if plan.stop is not None:
             return self._finish()
         if self._filter is not None and self._period and time.monotonic() >= self._last_sent + self._period:
@@ -305,6 +305,14 @@ class _Stream:
             if event_due is not None:
                 self._out.event(event_due)
         return True
+
+    def _refusal(self, view: BlockView, row: int, refusal: MySQLError | str) -> MySQLError:
+        """The error that ends the stream before event `row`; for a text, with that event's coordinates."""
+        if isinstance(refusal, MySQLError):
+            return refusal
+        self._at.last = view.end_position(row)
+        self._at.before = self._at.last - view.size(row)
+        return self._at.fatal(refusal)
 
     def _send_rows(self, plan: Plan, view: BlockView, first: int, behind: int) -> None:
         packets, starts, ends = view.cut(plan.keep, first, behind, carried=plan.carried)

@@ -19,14 +19,14 @@ class Plan:
 
     keep: for each event whether to send it. carried: whether to send what the block holds of an earlier event.
     inserts: (row, event) in order: put this invented event before event `row`; a row that is the number of events: at
-    the end of the block. refusal: (row, error): stop before event `row`. stop: (row): the stream ends before event
-    `row`, as the client asked.
+    the end of the block. refusal: (row, error): stop before event `row`; a text is to be given with that event's
+    coordinates. stop: the stream ends before this event, as the client asked.
     """
 
     keep: Bools
     carried: bool
     inserts: list[tuple[int, bytes]] = field(default_factory=list)
-    refusal: tuple[int, MySQLError] | None = None
+    refusal: tuple[int, MySQLError | str] | None = None
     stop: int | None = None
 
     @property

@@ -32,7 +32,7 @@ from kingbus_node.serve.artificial import Artificial
 from kingbus_node.serve.blockview import BlockView, Bools, Ints
 from kingbus_node.serve.filters import Plan
 from kingbus_node.serve.old_replicas import Capability, OldReplica
-from kingbus_node.serve.refusals import diverged, hole, not_in_binlog
+from kingbus_node.serve.refusals import IRREPLACEABLE_GTID, diverged, hole, not_in_binlog
 from kingbus_node.wire.errors import MySQLError
 
 _OUTSIDE: Final = (
@@ -176,7 +176,9 @@ class MariadbFilter:
         plan = self._plan(view)
         if self._old is not None:
             plan.keep &= ~self._old.omitted(view)
-            self._old.replace(view, annotate=self._annotate, checksum=self._artificial.checksum)
+            row = self._old.replace(view, plan.keep, annotate=self._annotate, checksum=self._artificial.checksum)
+            if row is not None:
+                self._refuse(plan, row, IRREPLACEABLE_GTID)
         return None if plan.sends_all else plan
 
     def _plan(self, view: BlockView) -> Plan:
@@ -226,7 +228,7 @@ class MariadbFilter:
             del self._start.gtids[domain]
         return out
 
-    def _refuse(self, plan: Plan, row: int, refusal: MySQLError) -> None:
+    def _refuse(self, plan: Plan, row: int, refusal: MySQLError | str) -> None:
         if plan.refusal is None or row < plan.refusal[0]:
             plan.refusal = row, refusal
 

@@ -45,6 +45,7 @@ _LEAST_USER_VARIABLE: Final = HEADER_LENGTH + 4 + 1 + 1  # length of name, a nam
 _USER_VARIABLE: Final = b"!dummyvar"
 _TIME_ZONE: Final = 5  # code of a status variable: its length u8, its text
 _PLAIN_GTID: Final = HEADER_LENGTH + 19
+_GROUP_COMMIT_GTID: Final = _PLAIN_GTID + 2
 _GTID_FLAGS_AT: Final = HEADER_LENGTH + 12
 
 
@@ -67,23 +68,27 @@ class OldReplica:
             hidden[row] = bool(view.event(row)[_GTID_FLAGS_AT] & MariadbGtidFlag.STANDALONE)
         return hidden
 
-    def replace(self, view: BlockView, *, annotate: bool, checksum: bool) -> None:
-        """Overwrite, in the block's buffer, the events that are sent in another form.
+    def replace(self, view: BlockView, sent: Bools, *, annotate: bool, checksum: bool) -> int | None:
+        """Overwrite, in the block's buffer, those of the events that are `sent` which take another form.
 
-        `annotate`: the client asked for ANNOTATE_ROWS. `checksum`: events end in a CRC32.
+        `annotate`: the client asked for ANNOTATE_ROWS. `checksum`: events end in a CRC32. Returns the first event for
+        which there is no other form (a GTID with the id of an XA transaction): the stream has to end before it.
         """
         replaced = [EventType.MARIADB_GTID]
         if self.capability < Capability.ANNOTATE and not annotate:
             replaced.append(EventType.ANNOTATE_ROWS)
         if self.capability < Capability.TOLERATE_HOLES:
             replaced += EventType.BINLOG_CHECKPOINT, EventType.GTID_LIST
-        for row in np.flatnonzero(np.isin(view.types, replaced)).tolist():
+        for row in np.flatnonzero(np.isin(view.types, replaced) & sent).tolist():
             if not view.is_whole(row):
                 continue  # a statement longer than a block: its checksum is out of reach
             event = view.event(row)
             gtid = event[4] == EventType.MARIADB_GTID
             begins = gtid and not event[_GTID_FLAGS_AT] & MariadbGtidFlag.STANDALONE
+            if begins and len(event) - CHECKSUM_LENGTH * checksum not in (_PLAIN_GTID, _GROUP_COMMIT_GTID):
+                return int(row)
             view.overwrite(row, begin_event(event, checksum) if begins else dummy_event(event, checksum))
+        return None
 
 
 def dummy_event(event: bytes, checksum: bool) -> bytes:
@@ -100,11 +105,11 @@ def dummy_event(event: bytes, checksum: bool) -> bytes:
 
 
 def begin_event(event: bytes, checksum: bool) -> bytes:
-    """A BEGIN of the size of a GTID event."""
-    more = len(event) - CHECKSUM_LENGTH * checksum - _PLAIN_GTID
+    """A BEGIN of the size of a GTID event, which has either of two sizes."""
     # An event with a commit id is longer; an empty time zone takes the room.
-    variables = bytes((_TIME_ZONE, more - 2)).ljust(more, b"\0") if more else b""
-    body = bytes(_QUERY_FIXED - 2) + struct.pack("<H", more) + variables + b"\0BEGIN"
+    longer = len(event) - CHECKSUM_LENGTH * checksum == _GROUP_COMMIT_GTID
+    variables = bytes((_TIME_ZONE, 0)) if longer else b""
+    body = bytes(_QUERY_FIXED - 2) + struct.pack("<H", len(variables)) + variables + b"\0BEGIN"
     return _instead(event, EventType.QUERY, body, checksum)
 
 

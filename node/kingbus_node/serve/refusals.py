@@ -29,6 +29,8 @@ _AHEAD: Final = (
     "rolled back from replica to source, and/or commit empty transactions on source to account for transactions that "
     "have been committed on source but are not included in GTID_EXECUTED."
 )
+IRREPLACEABLE_GTID: Final = "Failed to replace GTID event with backwards-compatible event: corrupt event."
+"""MariaDB's words for a transaction that a replica without GTIDs cannot be told of; coordinates go with it."""
 _NOT_IN_BINLOG: Final = "Error: connecting slave requested to start from GTID {}, which is not in the master's binlog"
 
 
