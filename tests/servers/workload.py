@@ -122,7 +122,7 @@ class Workload:
         )
 
     def documents(self) -> None:
-        """JSON: inserts, a partial update."""
+        """JSON: inserts, an update, and (MySQL) updates logged as differences."""
         key = self._id()
         document = '{"a": [1, 2.5, null, true], "b": {"c": "ü"}, "d": "%s"}' % ("y" * 300)
         self._run(
@@ -130,6 +130,11 @@ class Workload:
             f"UPDATE documents SET j = JSON_SET(j, '$.a[0]', {key}, '$.new', 'value') WHERE id = {key}",
             f"INSERT INTO documents VALUES ({self._id()}, NULL)",
         )
+        if self._mysql:
+            self._run(
+                "SET SESSION binlog_row_value_options = PARTIAL_JSON, SESSION binlog_row_image = MINIMAL",
+                f"UPDATE documents SET j = JSON_REPLACE(j, '$.b.c', 'short') WHERE id = {key}",
+            )
 
     def column_types(self) -> None:
         """One row with every kind of column, one with NULLs only."""
@@ -283,6 +288,14 @@ class Workload:
         for tag in ("blue", "a_tag_of_thirty_two_characters_xx"[:32], "blue"):
             self._run(f"SET gtid_next = 'AUTOMATIC:{tag}'", self._insert(self._id()), self._insert(self._id()))
 
+    def foreign_gtids(self) -> None:
+        """MySQL: transactions of another server, with gaps between their numbers; one of them is empty."""
+        uuid = "8a94f357-aab4-11df-86ab-c80aa9429562"
+        for _ in range(5):
+            key = self._id()
+            self._run(f"SET gtid_next = '{uuid}:{key}'", "BEGIN", self._insert(key), "COMMIT")
+        self._run(f"SET gtid_next = '{uuid}:{self._id()}'", "BEGIN", "COMMIT")
+
     def compressed_events(self) -> None:
         """MariaDB: compressed query and row events."""
         self._run("SET GLOBAL log_bin_compress = ON")
@@ -292,13 +305,14 @@ class Workload:
         self._run("SET GLOBAL log_bin_compress = OFF")
 
     def domains(self) -> None:
-        """MariaDB: several domains and server ids."""
+        """MariaDB: several domains and server ids, and a jump in the sequence numbers."""
         self._run(
             "SET SESSION gtid_domain_id = 7",
             self._insert(self._id()),
             "SET SESSION server_id = 4711",
             self._insert(self._id()),
-            "SET SESSION gtid_domain_id = 0",
+            "SET SESSION gtid_domain_id = 8",
+            f"SET SESSION gtid_seq_no = {self._id() * 10}",
             self._insert(self._id()),
         )
 

@@ -99,7 +99,8 @@ _VARIABLES: Final = (
     _g("sync_binlog", 1),
     _g("max_binlog_size", 1073741824),
     _g("binlog_expire_logs_seconds", 0),
-    _g("rpl_semi_sync_master_enabled", False, Only.MARIADB),
+    # No rpl_semi_sync_*: a MariaDB replica takes any row of SHOW VARIABLES LIKE 'rpl_semi_sync_master_enabled', with
+    # whatever value, as a yes, and then stops at the first event without a semi-sync header (seen with 10.11).
     # GTIDs.
     _g("gtid_mode", "ON", Only.MYSQL),
     _g("enforce_gtid_consistency", "ON", Only.MYSQL),
