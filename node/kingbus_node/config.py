@@ -230,8 +230,16 @@ class RaftSettings(_Section):
     advertise: Endpoint | None = None
     peers: Annotated[tuple[Endpoint, ...], BeforeValidator(_listed)] = ()
     election_timeout: Annotated[Duration, Field(ge=0.05, le=600)] = 1.0
+    isolation_timeout: Annotated[Duration, Field(ge=0.05, le=3600)] | None = None
     priority: Integer = 0
     tls: RaftTls = RaftTls()
+
+    @property
+    def isolation(self) -> float:
+        """Seconds without contact to a quorum after which a node serves nothing: by default three election timeouts,
+        so that an ordinary change of leaders goes by unnoticed.
+        """
+        return 3 * self.election_timeout if self.isolation_timeout is None else self.isolation_timeout
 
 
 class ServeTls(_Section):
@@ -442,6 +450,23 @@ def parse(document: object, base: Path, environment: Mapping[str, str], *, where
     except ValidationError as error:
         told = [_problem(details, overridden.names) for details in error.errors(include_url=False)]
         raise ConfigError(where, "\n".join(told).split("\n")) from None  # contradictions come as one, a line each
+
+
+def with_source(config: Config, changes: Mapping[str, object]) -> SourceSettings:
+    """``config.source`` with some of its keys changed, checked together with the rest of the configuration.
+
+    Keys of ``tls`` and ``retry`` that are not among the changes stay as they are. Raises ``ConfigError``.
+    """
+    source: dict[str, object] = dict(config.source)
+    for name, value in changes.items():
+        now = source.get(name)
+        section = dict(now) if isinstance(now, BaseModel) and isinstance(value, Mapping) else None
+        source[name] = value if section is None or not isinstance(value, Mapping) else {**section, **value}
+    try:
+        return Config.model_validate({**dict(config), "source": source}).source
+    except ValidationError as error:
+        told = [_problem(details, {}) for details in error.errors(include_url=False)]
+        raise ConfigError("source settings", "\n".join(told).split("\n")) from None
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,6 +35,7 @@ from kingbus_node.source import requests
 from kingbus_node.source.checks import SourceFacts
 from kingbus_node.source.errors import Diverged, Refused
 from kingbus_node.source.names import following
+from kingbus_node.source.settings import accepted_missing
 from kingbus_node.store.entry import Entry, Flag, Kind
 from kingbus_node.store.state import CurrentFile, LogState
 from kingbus_node.wire.commands import DumpFlag
@@ -312,20 +313,27 @@ def _next_file(
 
 
 def _refuse_lacking(log: ReadableLog, facts: SourceFacts) -> None:
-    """The source must hold everything that the log holds."""
-    ours, theirs = log.state.executed, facts.executed
-    if isinstance(ours, GtidSet) and isinstance(theirs, GtidSet):
-        missing = str(ours - theirs - facts.committing)
-    else:
-        assert isinstance(ours, MariadbState)
-        assert isinstance(theirs, MariadbState)
-        missing = ",".join(str(gtid) for gtid in ours.position().values() if not theirs.has(gtid))
+    """The source must hold everything that the log holds, but for what a forced switch has allowed it to lack."""
+    ours = log.state.executed
+    missing = "" if ours is None else lacking(ours, facts, accepted_missing(log.state.facts))
     if missing:
         raise Diverged(
             f"the source does not have all that the log holds: it lacks {missing}. It was reset, has lost its newest "
             "transactions in a crash, or is the wrong server",
             missing=missing,
         )
+
+
+def lacking(ours: ExecutedSet, facts: SourceFacts, accepted: str = "") -> str:
+    """What of `ours` a source of the same flavour does not have, as text; '' if it has all but what is `accepted`."""
+    theirs = facts.executed
+    if isinstance(ours, GtidSet) and isinstance(theirs, GtidSet):
+        return str(ours - theirs - facts.committing - GtidSet.parse(accepted))
+    assert isinstance(ours, MariadbState)
+    assert isinstance(theirs, MariadbState)
+    allowed = MariadbState.parse(accepted)
+    gtids = (gtid for gtid in ours.position().values() if not theirs.has(gtid) and not allowed.has(gtid))
+    return ",".join(map(str, gtids))
 
 
 def _refuse_purged(missing: GtidSet, ours: GtidSet) -> None:
