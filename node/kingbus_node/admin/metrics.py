@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Iterable, Iterator
+from typing import get_args
 
 from prometheus_client import CollectorRegistry, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 from prometheus_client.registry import Collector
 
-from kingbus_node.admin.views import Counters, Node, Status
+from kingbus_node.admin.views import Counters, Node, SourceState, Status
 
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 
@@ -93,7 +94,22 @@ def snapshot(status: Status, counters: Counters, version: str) -> Iterator[Metri
     yield counter("raft_leader_changes", "Leader changes seen by this node.", counters.leader_changes)
     yield gauge("raft_quorum", "1 while this node is in touch with a quorum, else 0.", status.quorum)
 
+    connected = GaugeMetricFamily(
+        "kingbus_raft_member_connected", "1 while this node is in contact with that member.", labels=["member"]
+    )
+    matched = GaugeMetricFamily(
+        "kingbus_raft_member_match_index", "Last log entry known to be durable on that member.", labels=["member"]
+    )
+    for member in status.members:
+        connected.add_metric([member.name], member.connected)
+        matched.add_metric([member.name], member.match_index)
+    yield from (connected, matched)
+
     source = status.source
+    state = GaugeMetricFamily("kingbus_source_state", "1 for the state that the source is in.", labels=["state"])
+    for name in get_args(SourceState):
+        state.add_metric([name], name == source.state)
+    yield state
     yield gauge("source_connected", "1 while the binlog comes in from the source.", source.state == "connected")
     yield gauge(
         "source_lag_seconds", "Age of the newest event received while there is more to come.", source.lag_seconds
@@ -102,6 +118,7 @@ def snapshot(status: Status, counters: Counters, version: str) -> Iterator[Metri
     yield counter("source_bytes", "Bytes of binlog events received from the source.", counters.source_bytes)
     yield counter("source_transactions", "Transactions received whole.", counters.source_transactions)
     yield counter("source_reconnects", "Connections to the source after the first.", counters.source_reconnects)
+    yield gauge("source_semisync", "1 while the source waits for this node's acknowledgements.", source.semi_sync)
     yield counter("source_semisync_acks", "Semi-synchronous acknowledgements sent.", counters.semisync_acks)
 
     yield gauge("replicas", "Connections that receive the binlog from this node.", len(status.replicas))
@@ -123,5 +140,6 @@ def snapshot(status: Status, counters: Counters, version: str) -> Iterator[Metri
     yield gauge("store_bytes", "Size of the log on disk.", storage.bytes)
     yield gauge("store_segments", "Number of segments of the log.", storage.segments)
     yield gauge("store_free_bytes", "Free space where the log lies.", storage.free_bytes)
+    yield gauge("store_capacity_bytes", "Size of the file system where the log lies.", storage.capacity_bytes)
     yield gauge("store_oldest_timestamp_seconds", "When the oldest event in the log was written.", storage.oldest)
     yield counter("store_corruptions", "Damages found in the log.", counters.corruptions)

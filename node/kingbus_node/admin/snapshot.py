@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Sequence
 
@@ -43,7 +44,13 @@ def status(
         source=_source(reader, log),
         gtid=Gtid(executed=_printed(state.executed), purged=_printed(state.purged)),
         replicas=replicas,
-        storage=Storage(stats.segments, stats.bytes, stats.oldest_timestamp or None, stats.free_bytes),
+        storage=Storage(
+            segments=stats.segments,
+            bytes=stats.bytes,
+            oldest=stats.oldest_timestamp or None,
+            free_bytes=stats.free_bytes,
+            capacity_bytes=shutil.disk_usage(log.directory).total,
+        ),
         ready=readiness.ready,
         version=__version__,
     )

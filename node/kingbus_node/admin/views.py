@@ -73,12 +73,15 @@ class Replica:
 
 @dataclass(frozen=True, slots=True)
 class Storage:
-    """The log on this node's disk. ``oldest``: when the oldest event that is still here was written."""
+    """The log on this node's disk. ``oldest``: when the oldest event that is still here was written.
+
+    ``free_bytes`` and ``capacity_bytes`` are those of the file system: what is left of it, and its size."""
 
     segments: int
     bytes: int
     oldest: int | None
     free_bytes: int
+    capacity_bytes: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -56,7 +56,7 @@ STATUS = Status(
     source=Source("10.9.9.9:3306", "connected", None, True, 0.0, "binlog.000002", 1017),
     gtid=Gtid("u:1-6", ""),
     replicas=[REPLICA],
-    storage=Storage(2, 123456, 1700000000, 10**9),
+    storage=Storage(2, 123456, 1700000000, 10**9, 4 * 10**9),
     ready=True,
 )
 
@@ -205,6 +205,10 @@ def test_metrics_hold_what_the_snapshot_says() -> None:
         'kingbus_replica_sent_bytes_total{replica="w0-7"} 4096.0',
         'kingbus_replica_errors_total{code="1236"} 2.0',
         "kingbus_store_oldest_timestamp_seconds 1.7e+09",
+        "kingbus_store_free_bytes 1e+09",
+        "kingbus_store_capacity_bytes 4e+09",
+        'kingbus_source_state{state="connected"} 1.0',
+        'kingbus_source_state{state="refused"} 0.0',
         "kingbus_fsync_seconds_count 0.0",
     ):
         assert line in lines
