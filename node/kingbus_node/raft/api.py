@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Protocol
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
 
 from kingbus_node.store.entry import Entry
 
@@ -28,6 +29,67 @@ class ConsensusClosedError(ConsensusError):
 
 class ConsensusFailedError(ConsensusError):
     """The log failed (`__cause__` says how): nothing more is committed here until the log is opened again."""
+
+
+class DeadlineError(ConsensusError):
+    """What was asked for did not happen by the deadline. It may still happen."""
+
+
+@dataclass(frozen=True, slots=True)
+class Leadership:
+    """This node leads.
+
+    :param term: Raft's term
+    :param ready: the first entry of this term is committed and readable here, and so is everything before it: from now
+        on the node knows all that was ever committed
+    """
+
+    term: int
+    ready: bool
+
+
+MemberKind = Literal["voter", "learner", "witness"]
+LeadershipListener = Callable[[Leadership | None], None]
+ContactListener = Callable[[bool], None]
+
+
+@dataclass(frozen=True, slots=True)
+class MemberStatus:
+    """One member of the cluster as this node sees it; what only the leader knows is None elsewhere.
+
+    :param name: the node's name; its address as long as nobody has heard its name
+    :param address: ``host:port`` that it advertises to its peers
+    :param role: a voter; a learner, which has the log and no vote; a witness: a voter that is never preferred as leader
+    :param joining: a learner that becomes a voter as soon as it has caught up
+    :param priority: leadership drifts to the healthy voter with the highest
+    :param leader: leads, as far as this node knows
+    :param reachable: there is a connection to it (of the node itself: True)
+    :param match: the last entry that is known to be on its disk
+    :param term: the latest term, of the node itself only
+    :param formed: its disk belongs to the cluster; False for a new or lost disk
+    :param round_trip: seconds to it and back, measured on the connection
+    :param contact: seconds since the leader sent what the member answered last
+    :param in_flight_bytes: bytes of entries that were sent to it and not answered
+    :param connections: how many connections to it there have been, for good or not
+    :param sent_bytes, received_bytes: on all connections to it
+    """
+
+    name: str
+    address: str
+    role: MemberKind
+    joining: bool
+    priority: int
+    leader: bool
+    reachable: bool
+    match: int | None = None
+    term: int | None = None
+    formed: bool | None = None
+    round_trip: float | None = None
+    contact: float | None = None
+    in_flight_bytes: int | None = None
+    connections: int = 0
+    sent_bytes: int = 0
+    received_bytes: int = 0
 
 
 class Consensus(Protocol):
@@ -82,3 +144,72 @@ class Consensus(Protocol):
 
     def close(self) -> None:
         """Commits what was proposed, if it can, and stops. The log stays open: it belongs to the caller."""
+
+
+class ClusterConsensus(Consensus, Protocol):
+    """Consensus among the nodes of a cluster, one included. All methods may be called from any thread, but not from
+    listeners unless it says so; listeners are called in consensus' own thread, must be quick and must not raise.
+    """
+
+    @property
+    def name(self) -> str:
+        """This node's."""
+
+    @property
+    def address(self) -> str:
+        """What this node advertises to its peers."""
+
+    def add_leadership_listener(self, listener: LeadershipListener) -> None:
+        """Calls ``listener(leadership)`` now and after each change; None: this node does not lead."""
+
+    @property
+    def in_touch(self) -> bool:
+        """Whether this node was in touch with a majority within the last election timeout: as the leader, heard by it;
+        as a follower, by hearing from the leader."""
+
+    @property
+    def contact(self) -> float:
+        """When it was last (a `time.monotonic` value); minus infinity for never. Any thread, listeners too."""
+
+    def add_contact_listener(self, listener: ContactListener) -> None:
+        """Calls ``listener(in_touch)`` now and after each change."""
+
+    @property
+    def suspended(self) -> str | None:
+        """Why this node would not lead (its disk is full, its disk hangs, it is being stopped), None while all is well."""
+
+    def suspend(self, reason: str | None) -> None:
+        """With a `reason` this node hands over when it leads, and does not lead again until told None. What it finds
+        out by itself (a full disk, a hanging one) it does and undoes by itself."""
+
+    def members(self) -> list[MemberStatus]:
+        """The members, sorted by address, learners included."""
+
+    def add_member(
+        self, name: str, address: str, *, role: MemberKind = "voter", priority: int = 0, deadline: float
+    ) -> None:
+        """Takes in a node, and returns when that is committed. A voter is a learner first, and votes by itself when it
+        has caught up (`MemberStatus.joining`). The node's own configured name and priority count once it has connected.
+
+        NotLeaderError; ChangeRefusedError (`raft.errors`): it is a member already; DeadlineError, when that came first:
+        the change may still be made.
+        """
+
+    def remove_member(self, name: str, deadline: float) -> None:
+        """Removes the member of that name or address, and returns when that is committed. The leader may be removed: it
+        hands over then. Errors as `add_member`; ChangeRefusedError for one that is no member, or the last voter."""
+
+    def transfer(self, name: str | None, deadline: float) -> str:
+        """Hands leadership to the member of that name or address (None: to the voter that is best placed), and returns
+        the name of the leader that came of it. NotLeaderError, ChangeRefusedError, DeadlineError."""
+
+    @property
+    def leader_address(self) -> str | None:
+        """The address of the leader, None while there is none."""
+
+    def address_of(self, name: str) -> str | None:
+        """The address of the member of that name, None for a name that is not known."""
+
+    def info_of(self, name: str) -> Mapping[str, str]:
+        """What the member of that name (or address) told of itself when it connected last, see `ClusterOptions.info`;
+        empty as long as nothing was heard of it."""
