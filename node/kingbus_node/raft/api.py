@@ -159,6 +159,17 @@ class ClusterConsensus(Consensus, Protocol):
     def address(self) -> str:
         """What this node advertises to its peers."""
 
+    def propose(self, entries: Sequence[Entry], *, term: int | None = None) -> int:
+        """See `Consensus.propose`. With a `term`: only as its leader, else NotLeaderError and nothing is taken. Who
+        proposes entries that belong behind others must say so: those may have been lost with an earlier leadership.
+        """
+
+    @property
+    def known_commit_index(self) -> int:
+        """The last entry that may be committed as far as this node has heard: of a follower, what the leader has told;
+        of a leader, the first entry of its term until that is committed. Not below ``commit_index``.
+        """
+
     def add_leadership_listener(self, listener: LeadershipListener) -> None:
         """Calls ``listener(leadership)`` now and after each change; None: this node does not lead."""
 
