@@ -37,6 +37,15 @@ servers: venv ## real MySQL and MariaDB servers for demo and tests, into a cache
 test: venv servers ## every test; ARGS="tests/unit -k gtid" chooses
 	$(PY) -m pytest $(ARGS)
 
+.PHONY: crds
+crds: venv ## crds/*.yaml again from the operator's model
+	$(PY) -m kingbus_operator.api.crd > crds/binlogclusters.yaml
+
+.PHONY: test-kube
+test-kube: venv ## the operator against a real kube-apiserver and etcd (the first time they are built: ten minutes or more)
+	PYTHONPATH=tests $(PY) -m kube.binaries
+	$(PY) -m pytest tests/kube $(ARGS)
+
 .PHONY: fuzz
 fuzz: venv ## the property tests, for longer
 	$(PY) -m pytest tests/unit --hypothesis-profile=fuzz --timeout=0 -m fuzz $(ARGS)
