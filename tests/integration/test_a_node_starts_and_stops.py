@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from kingbus_node.demo.instance import free_port
 from kingbus_node.demo.node_process import NodeFailed, NodeProcess, Settings
+from kingbus_node.demo.ports import ReservedPort
 from kingbus_node.demo.waiting import wait_until
 
 
@@ -34,10 +34,11 @@ Make = Callable[..., NodeProcess]
 def make(tmp_path: Path) -> Iterator[Make]:
     """Makes nodes, which are ended with the test. Not started; each with the settings that are given."""
     nodes: list[NodeProcess] = []
+    nowhere = ReservedPort()
 
     def make(settings: Settings | None = None) -> NodeProcess:
         name = f"node-{len(nodes) + 1}"
-        nodes.append(NodeProcess(NobodyThere(free_port()), tmp_path / name, name=name, settings=settings))
+        nodes.append(NodeProcess(NobodyThere(nowhere.number), tmp_path / name, name=name, settings=settings))
         return nodes[-1]
 
     yield make

@@ -12,10 +12,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-import random
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -28,6 +26,7 @@ import pymysql
 from pymysql.connections import Connection
 from pymysql.cursors import Cursor
 
+from kingbus_node.demo.ports import ReservedPort
 from kingbus_node.demo.servers import Flavor, ServerBinaries, locked
 from kingbus_node.demo.waiting import wait_until
 
@@ -40,7 +39,6 @@ __all__ = [
     "ServerFailed",
     "Value",
     "connect",
-    "free_port",
     "text",
 ]
 
@@ -113,20 +111,6 @@ def text(value: Value) -> str:
     return value.decode() if isinstance(value, bytes) else "" if value is None else str(value)
 
 
-def free_port() -> int:
-    """A TCP port on which nothing listens, below the range of outgoing connections, so that it stays free."""
-    for _ in range(1000):
-        port = random.randrange(10_000, 32_000)
-        with closing(socket.socket()) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return port
-    raise ServerFailed("no free port found between 10000 and 32000 on 127.0.0.1 in 1000 tries")
-
-
 class Server:
     """A server with a folder of its own. Also a context manager that starts it and, at the end, kills it."""
 
@@ -143,7 +127,11 @@ class Server:
         self.binaries = binaries
         self.folder = folder
         self.server_id = server_id
-        self.port = free_port() if port is None else port
+        self._reserved: ReservedPort | None = None
+        if port is None:
+            self._reserved = ReservedPort()
+            port = self._reserved.number
+        self.port = port
         self.options = dict(options or {})
         self._process: subprocess.Popen[bytes] | None = None
 

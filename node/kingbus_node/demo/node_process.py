@@ -16,7 +16,8 @@ from typing import Protocol, Self
 
 import yaml
 
-from kingbus_node.demo.instance import REPLICATION_PASSWORD, REPLICATION_USER, free_port
+from kingbus_node.demo.instance import REPLICATION_PASSWORD, REPLICATION_USER
+from kingbus_node.demo.ports import ReservedPort
 from kingbus_node.demo.waiting import wait_until
 
 __all__ = ["NodeFailed", "NodeProcess", "Settings"]
@@ -51,8 +52,8 @@ class NodeProcess:
         """``folder`` need not exist."""
         self.name = name
         self.folder = folder
-        self.port = free_port()
-        self.admin_port = free_port()
+        self._reserved = ReservedPort(), ReservedPort()
+        self.port, self.admin_port = (port.number for port in self._reserved)
         self._source = source
         self._settings = settings or {}
         self._process: subprocess.Popen[bytes] | None = None
