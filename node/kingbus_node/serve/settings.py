@@ -14,7 +14,8 @@ class ServeOptions:
 
     log_dir: the log that is served. keys_dir: where made keys are kept. host, port: where replicas connect (port 0:
     any). workers: processes. version: what to say in greetings, "auto" for the source's own. tls_*: the configured
-    certificate; without it a made one is offered to MySQL replicas. max_connections: over all workers. log_level,
+    certificate; without it a made one is offered to MySQL replicas. max_connections: over all workers. isolation:
+    seconds without contact to a quorum after which nothing is served, None when nobody notes such contacts. log_level,
     log_format: see kingbus_node.logs.
     """
 
@@ -34,6 +35,7 @@ class ServeOptions:
     connect_timeout: float = 10.0
     idle_timeout: float = 28800.0
     write_timeout: float = 60.0
+    isolation: float | None = None
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["text", "json"] = "text"
 

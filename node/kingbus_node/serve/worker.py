@@ -2,8 +2,13 @@
 
 Started as ``python -m kingbus_node.serve.worker`` with `WorkerSettings` as JSON on standard input. The main thread
 listens to the core: connections come as descriptors over the control socket, and an eventfd says that the log has
-grown. When the core goes away, so does the worker, at once: nobody would tell it any more that the node has lost the
-quorum.
+grown. When the core goes away, so does the worker, at once.
+
+A node that has lost the quorum may be late without knowing it. So a worker serves on a lease, which the core prolongs
+in the watermark file as long as the node is level with a quorum. When it has run out, streams end with
+ER_SERVER_SHUTDOWN, for a replica a reason to connect again (to another node, if its address leads there), and logins
+are refused likewise until there is contact again. As nothing has to be said for that, it also holds when the core hangs
+or is stopped.
 """
 
 from __future__ import annotations
@@ -19,6 +24,7 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Final
 
 from kingbus_node import logs
@@ -37,7 +43,7 @@ from kingbus_node.serve.users import Users
 from kingbus_node.serve.view import ConnectedReplica, Process
 from kingbus_node.store.reader import LogReader
 from kingbus_node.wire.commands import DumpRequest
-from kingbus_node.wire.errors import MySQLError
+from kingbus_node.wire.errors import MySQLError, shutting_down
 
 _log = logging.getLogger(__name__)
 
@@ -59,6 +65,12 @@ def tls_context(options: ServeOptions) -> TlsContext:
     return TlsContext(options.keys_dir / SERVER_CERTIFICATE, options.keys_dir / SERVER_KEY, options.tls_ca)
 
 
+def _dump_settings(options: ServeOptions) -> DumpSettings:
+    """A node that is served from is never behind for longer than the lease: what has not come by then does not come."""
+    settings = DumpSettings(server_id=options.server_id)
+    return settings if options.isolation is None else replace(settings, patience=options.isolation + settings.patience)
+
+
 class Worker:
     """The process: `run` is its main loop."""
 
@@ -75,7 +87,10 @@ class Worker:
             version=options.version,
             tls_required=options.tls_require,
         )
-        self._dump_settings = DumpSettings(server_id=options.server_id)
+        self._dump_settings = _dump_settings(options)
+        self._isolation = options.isolation
+        self._look_ms = _LOOK_MS if options.isolation is None else max(10, min(_LOOK_MS, int(options.isolation * 200)))
+        self._isolated = False
         self._tls = tls_context(options)
         self._made_certificate = options.tls_certificate is None
         self._registry = Registry(on_add=self._dump_begins)
@@ -111,12 +126,13 @@ class Worker:
         try:
             self._tell({"op": "ready"})
             while True:
-                for fd, _ in poll.poll(_LOOK_MS if self._stopping is None else _DRAIN_STEP_MS):
+                for fd, _ in poll.poll(self._look_ms if self._stopping is None else _DRAIN_STEP_MS):
                     if fd == self._wake_fd:
                         os.eventfd_read(fd)
                         self._registry.wake_all()
                     else:
                         self._listen()
+                self._watch_contact()
                 if self._stopping is not None and self._drained(self._stopping):
                     return 0
         except ControlClosedError as gone:
@@ -187,7 +203,25 @@ class Worker:
             self._try_tell({"op": "closed", "id": session.facts.connection_id})
 
     def _unready(self) -> str | None:
-        return self._not_serving or self._view.missing()
+        return self._not_serving or self._out_of_contact() or self._view.missing()
+
+    def _out_of_contact(self) -> str | None:
+        """Why nothing may be served although the core has not said so."""
+        if self._isolation is None:
+            return None
+        contact = self._reader.contact
+        if contact and time.monotonic_ns() - contact <= self._isolation * 1e9:
+            return None
+        return "this node is out of touch with its cluster"
+
+    def _watch_contact(self) -> None:
+        """End the streams that there are as soon as the lease has run out; again and again, for those that begin."""
+        reason = self._out_of_contact()
+        if (reason is not None) != self._isolated:
+            self._isolated = reason is not None
+            _log.debug("serving ends: %s", reason) if reason else _log.debug("serving again")
+        if reason is not None:
+            self._registry.stop_all(StopReason.NOT_SERVING)
 
     def _logged_in(self, facts: SessionFacts, database: str | None) -> None:
         self._try_tell({"op": "login", "id": facts.connection_id, "user": facts.user, "database": database})
@@ -215,6 +249,8 @@ class Worker:
     def _dump(self, request: DumpRequest, facts: SessionFacts, channel: Channel) -> None:
         code = 0
         try:
+            if self._not_serving is not None or self._out_of_contact() is not None:
+                raise shutting_down()
             run_dump(request, facts, channel, self._reader, self._dump_settings, self._registry)
         except MySQLError as refusal:
             code = refusal.code

@@ -21,14 +21,14 @@ import socket
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
-from typing import Final
+from typing import Final, Protocol
 
 from kingbus_node.config import Address, SourceSettings
-from kingbus_node.raft.api import Consensus, ConsensusError
+from kingbus_node.raft.api import ConsensusError, NotLeaderError
 from kingbus_node.source.batch import TARGET, Batcher, Counters, Outgoing
 from kingbus_node.source.checks import Replica, SourceFacts, gtid_position, introduce, set_connect_state
 from kingbus_node.source.connection import SourceConnection
@@ -91,6 +91,28 @@ class SourceStatus:
     acks: int
 
 
+class Proposals(Protocol):
+    """What a reader needs of a consensus (`raft.api.Consensus`, under one leadership)."""
+
+    def propose(self, entries: Sequence[Entry]) -> int:
+        """See `raft.api.Consensus.propose`."""
+
+    @property
+    def commit_index(self) -> int:
+        """The last committed entry."""
+
+    @property
+    def last_index(self) -> int:
+        """The last proposed entry."""
+
+    def wait_committed(self, index: int, deadline: float) -> bool:
+        """See `raft.api.Consensus.wait_committed`."""
+
+
+def _nothing() -> None:
+    return
+
+
 class SourceReader:
     """Reads from the source that `settings` name into the log, by proposing to `consensus`. See the module."""
 
@@ -98,13 +120,16 @@ class SourceReader:
         self,
         settings: SourceSettings,
         log: ReadableLog,
-        consensus: Consensus,
+        consensus: Proposals,
         replica: Replica,
         *,
         heartbeat: float = HEARTBEAT,
         entry_bytes: int = TARGET,
+        on_end: Callable[[], None] = _nothing,
     ) -> None:
         """`log`: the one that `consensus` writes. `entry_bytes`: usual size of entries. Nothing happens before `start`.
+
+        `on_end`: called in the thread when it ends, by `stop` or because nothing can be proposed any more.
 
         The owner must pass every advance of the commit index to `committed` (``consensus.add_commit_listener``).
         """
@@ -114,6 +139,7 @@ class SourceReader:
         self._replica = replica
         self._heartbeat = heartbeat
         self._entry_bytes = entry_bytes
+        self._on_end = on_end
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._stopping = threading.Event()
@@ -175,6 +201,11 @@ class SourceReader:
         self._commit_index = index
         self._notice.set()
 
+    @property
+    def connections(self) -> int:
+        """How many dumps have begun."""
+        return self._connections
+
     def status(self) -> SourceStatus:
         """How it goes. For any thread."""
         facts, batcher, counters = self._facts, self._batcher, self._counters
@@ -231,11 +262,15 @@ class SourceReader:
                 if turn == 0:
                     self._stop_signal.wait(backoff.next())
             self._error = None
+        except NotLeaderError:
+            logger.info("the source is not read by this node any more: it does not lead")
+            self._error = None
         except ConsensusError as error:
             logger.info("the source is not read any more: %s", error)
             self._error = str(error)
         finally:
             self._state = SourceState.STOPPED
+            self._on_end()
 
     def _round(self) -> bool:
         """One connection from its beginning to its end. True: try again at once. ConsensusError ends the thread."""

@@ -484,6 +484,12 @@ class Log:
             durable.fdatasync(file.fd)  # before the mark says that the CANCEL was committed: then nobody looks again
             index += len(records)
 
+    def note_contact(self, nanoseconds: int) -> None:
+        """Tells the readers' processes when this node was last level with a quorum (`time.monotonic_ns`)."""
+        with self._commit_lock:
+            if not self._closed:
+                self._watermark.publish_contact(nanoseconds)
+
     def truncate_from(self, index: int) -> None:
         """Removes entry `index` and all behind it, durably. StoreError if any of them is committed."""
         with self._sync_lock, self._append_lock:

@@ -61,6 +61,11 @@ class LogReader:
         """The last entry that may be read; cheap, for polling."""
         return self._watermark.visible_index
 
+    @property
+    def contact(self) -> int:
+        """When this node was last level with a quorum (`time.monotonic_ns`), 0 for never."""
+        return self._watermark.contact
+
     def state(self) -> LogState:
         """The sum of the visible entries: executed set, facts, current file. Shared: look, do not change."""
         with self._lock:

@@ -3,6 +3,9 @@
 The writer stores a word only after everything below it is in the files (page cache included), with one aligned 8-byte
 store, which the processors that Linux runs CPython on do not tear; a reader loads it the same way and then reads the
 files. The file is not durable and need not be: opening the log writes it again.
+
+One word is a lease: when the node was last level with a quorum of its cluster. A core process that hangs or was stopped
+cannot tell its serve processes anything; they see that this word grows old.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ from kingbus_node.store.errors import StoreError
 WATERMARK_NAME = "watermark"
 SIZE = 4096
 _MAGIC = int.from_bytes(b"KBWATER\x01", "little")
-_WORD_MAGIC, _WORD_VISIBLE, _WORD_FIRST, _WORD_COMMIT = range(4)
+_WORD_MAGIC, _WORD_VISIBLE, _WORD_FIRST, _WORD_COMMIT, _WORD_CONTACT = range(5)
 
 
 class Watermark:
@@ -36,6 +39,7 @@ class Watermark:
         self._words = memoryview(self._map).cast("Q")
         if writable:
             self._words[_WORD_MAGIC] = _MAGIC
+            self._words[_WORD_CONTACT] = 0  # that of an earlier boot of the machine could lie in the future
         elif self._words[_WORD_MAGIC] != _MAGIC:
             raise StoreError(f"{path} is not a watermark of this release")
 
@@ -64,6 +68,11 @@ class Watermark:
         """The last committed entry."""
         return self._words[_WORD_COMMIT]
 
+    @property
+    def contact(self) -> int:
+        """When the node was last level with a quorum: `time.monotonic_ns`, the same in all processes; 0 for never."""
+        return self._words[_WORD_CONTACT]
+
     def publish(self, visible_index: int, commit_index: int) -> None:
         """Lets readers see more. Only the writer calls it."""
         self._words[_WORD_COMMIT] = commit_index
@@ -72,6 +81,10 @@ class Watermark:
     def publish_first(self, first_index: int) -> None:
         """Tells readers what is about to be dropped."""
         self._words[_WORD_FIRST] = first_index
+
+    def publish_contact(self, nanoseconds: int) -> None:
+        """Prolongs the lease of the serve processes: see `contact`."""
+        self._words[_WORD_CONTACT] = nanoseconds
 
     def close(self) -> None:
         """Unmaps the file."""
