@@ -187,7 +187,7 @@ class ClusterConsensus(Consensus, Protocol):
 
     @property
     def suspended(self) -> str | None:
-        """Why this node would not lead (its disk is full, its disk hangs, it is being stopped), None while all is well."""
+        """Why this node would not lead (its disk is full or hangs, it is being stopped), None while all is well."""
 
     def suspend(self, reason: str | None) -> None:
         """With a `reason` this node hands over when it leads, and does not lead again until told None. What it finds

@@ -21,7 +21,7 @@ from kingbus_node.raft.errors import ChangeRefusedError, ProtocolError
 
 _VERSION = 1
 _HEAD = struct.Struct("<BH")
-_MEMBER = struct.Struct("<BhQH")
+_MEMBER = struct.Struct("<BhQHH")
 _MAX_MEMBERS = 1000
 
 
@@ -44,12 +44,14 @@ class Member:
     :param role: what it may do
     :param priority: leadership drifts to the reachable voter with the highest; negative: a witness, never preferred
     :param incarnation: the disk that was made a voter, 0 when that was never recorded (the first members)
+    :param name: the node's name for people, empty as long as it was never heard
     """
 
     address: str
     role: MemberRole = MemberRole.VOTER
     priority: int = 0
     incarnation: int = 0
+    name: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,13 +110,13 @@ class Configuration:
         return rest
 
     def encode(self) -> bytes:
-        """Little endian: version u8, count u16, then for each member role u8, priority i16, incarnation u64, length
-        u16, address.
+        """Little endian: version u8, count u16, then for each member role u8, priority i16, incarnation u64, two
+        lengths u16, address, name.
         """
         out = [_HEAD.pack(_VERSION, len(self.members))]
         for m in self.members:
-            address = m.address.encode()
-            out += (_MEMBER.pack(m.role, m.priority, m.incarnation, len(address)), address)
+            address, name = m.address.encode(), m.name.encode()
+            out += (_MEMBER.pack(m.role, m.priority, m.incarnation, len(address), len(name)), address, name)
         return b"".join(out)
 
     @staticmethod
@@ -132,11 +134,13 @@ class Configuration:
                 )
             at, members = _HEAD.size, []
             for _ in range(count):
-                role, priority, incarnation, length = _MEMBER.unpack_from(data, at)
-                at += _MEMBER.size + length
+                role, priority, incarnation, first, second = _MEMBER.unpack_from(data, at)
+                at += _MEMBER.size
+                address, name = data[at : at + first], data[at + first : at + first + second]
+                at += first + second
                 if at > len(data):
-                    raise ProtocolError("a configuration ends inside an address")
-                members.append(Member(data[at - length : at].decode(), MemberRole(role), priority, incarnation))
+                    raise ProtocolError("a configuration ends inside a name")
+                members.append(Member(address.decode(), MemberRole(role), priority, incarnation, name.decode()))
         except (struct.error, UnicodeDecodeError, ValueError) as error:
             raise ProtocolError(f"not a configuration: {error}") from error
         if at != len(data):

@@ -146,11 +146,18 @@ class Raft:
         """When ``tick`` should be called next, if nothing else happens."""
         return self.leadership.deadline if self.leadership else self._election_deadline
 
+    @property
+    def contact(self) -> float:
+        """When this node was last part of a majority with a leader: the leader heard it, or it heard the leader.
+        Minus infinity: not since it last changed sides.
+        """
+        if self.leadership is not None:
+            return self.leadership.contact()
+        return self._leader_contact if self.leader is not None else float("-inf")
+
     def in_touch(self) -> bool:
         """Whether this node was, within the last election timeout, part of a majority with a leader."""
-        if self.leadership is not None:
-            return not self.leadership.quorum_lost()
-        return self.leader is not None and self.now - self._leader_contact <= self.settings.election_timeout
+        return self.now - self.contact <= self.settings.election_timeout
 
     # Inputs
 

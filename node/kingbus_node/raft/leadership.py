@@ -107,9 +107,12 @@ class Leadership:
 
         Simulation: ``lead-alone``, seed 1.
         """
-        raft = self._raft
-        oldest = raft.configuration.majority([self._contact(v) for v in raft.configuration.voters])
-        return raft.now - oldest > raft.settings.election_timeout
+        return self._raft.now - self.contact() > self._raft.settings.election_timeout
+
+    def contact(self) -> float:
+        """The last time at which a majority had heard this leader: when it sent what they have answered."""
+        configuration = self._raft.configuration
+        return configuration.majority([self._contact(v) for v in configuration.voters])
 
     def _contact(self, voter: str) -> float:
         return self._raft.now if voter == self._raft.address else self.progress[voter].contact

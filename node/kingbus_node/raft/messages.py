@@ -7,12 +7,8 @@ unpickled. A message's bytes are::
     type u8 | fixed fields | variable part
 
 and for `Append` a table of entries ``term u64, size u32, kind u8`` and then the entries' bytes, which are sent from
-where they lie, without a copy. Index numbers follow from `prev_index`. The frame around a message belongs to
-``transport``.
-
-A connection begins with a `Hello` each way: a magic number and the range of versions that the sender speaks. Both use
-the highest version that both know, so a rolling upgrade can go on; without a common one the connection is refused and
-both say why.
+where they lie, without a copy. Index numbers follow from `prev_index`. The frame around a message is made by
+``frames``, and what is said before the first one is in ``hello``.
 """
 
 from __future__ import annotations
@@ -27,12 +23,8 @@ from kingbus_node.raft.errors import ProtocolError
 
 Buffer: TypeAlias = "bytes | bytearray | memoryview"
 
-MAGIC = b"KBRF"
-OLDEST_VERSION = 1
-NEWEST_VERSION = 1
 MAX_ENTRIES = 65536
 """Entries in one Append."""
-MAX_ADDRESS = 512
 
 
 class Kind(enum.IntEnum):
@@ -202,27 +194,6 @@ Message: TypeAlias = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Hello:
-    """What each side says first.
-
-    :param oldest: the oldest version of this protocol that the sender speaks
-    :param newest: the newest
-    :param incarnation: the sender's disk
-    :param sender: its address in the configuration
-    :param receiver: the address that it means to speak to; empty in the answer
-    """
-
-    oldest: int
-    newest: int
-    incarnation: int
-    sender: str
-    receiver: str
-    name: str
-
-
-_HELLO = struct.Struct("<4sHHQHHH")
-_TYPE = struct.Struct("<B")
 _PRE_VOTE = struct.Struct("<BQQQ")
 _REPLY = struct.Struct("<BQ?")
 _VOTE = struct.Struct("<BQQQ?")
@@ -356,45 +327,6 @@ def _decode_append(view: memoryview) -> Append:
     if at != len(view):
         raise ProtocolError(f"{len(view) - at} bytes follow the entries of an append")
     return Append(term, clock, prev_index, prev_term, commit, tuple(entries))
-
-
-def encode_hello(hello: Hello) -> bytes:
-    """Magic, oldest u16, newest u16, incarnation u64, three lengths u16, then sender, receiver and name in UTF-8."""
-    texts = [hello.sender.encode(), hello.receiver.encode(), hello.name.encode()]
-    return _HELLO.pack(MAGIC, hello.oldest, hello.newest, hello.incarnation, *map(len, texts)) + b"".join(texts)
-
-
-def decode_hello(data: Buffer) -> Hello:
-    """The inverse of ``encode_hello``. What a later version appends is not looked at.
-
-    :raises ProtocolError: the peer does not speak this protocol
-    """
-    data = bytes(data)
-    if len(data) < _HELLO.size or data[: len(MAGIC)] != MAGIC:
-        raise ProtocolError("the peer does not speak Kingbus's Raft protocol: is this the Raft port of a node?")
-    _, oldest, newest, incarnation, *lengths = _HELLO.unpack_from(data)
-    if max(lengths) > MAX_ADDRESS or _HELLO.size + sum(lengths) > len(data):
-        raise ProtocolError(f"a handshake of {len(data)} bytes with names of {lengths} bytes")
-    texts, at = [], _HELLO.size
-    for length in lengths:
-        texts.append(data[at : at + length].decode(errors="replace"))
-        at += length
-    return Hello(oldest, newest, incarnation, *texts)
-
-
-def agree(ours: Hello, theirs: Hello) -> int:
-    """The version to use on a connection.
-
-    :raises ProtocolError: there is no common one
-    """
-    version = min(ours.newest, theirs.newest)
-    if version < max(ours.oldest, theirs.oldest):
-        raise ProtocolError(
-            f"{theirs.sender} speaks versions {theirs.oldest} to {theirs.newest} of the Raft protocol, "
-            f"this node {ours.oldest} to "
-            f"{ours.newest}: upgrade one release at a time"
-        )
-    return version
 
 
 def size_of(buffers: Sequence[Buffer]) -> int:

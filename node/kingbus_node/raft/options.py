@@ -39,7 +39,7 @@ class ClusterOptions:
     :param slow_sync: seconds after which a leader whose disk does not finish a sync hands over
     """
 
-    listen: Address = Address("127.0.0.1", 0)
+    listen: Address = field(default_factory=lambda: Address("127.0.0.1", 0))
     address: str = ""
     founders: tuple[str, ...] = ()
     priority: int = 0

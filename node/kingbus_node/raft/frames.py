@@ -1,0 +1,140 @@
+"""Messages on a stream of bytes: frames, and the buffer in which they arrive. No I/O.
+
+A frame is ``head length u32 | tail length u32 | CRC-32 u32 of the head | head | tail``, little-endian. The head is the
+message without the bytes of entries, which are the tail: those carry checksums of their own, which a follower verifies
+before it stores them, so nothing is computed twice. Heads that begin with a byte of 0x80 and more are the link's own
+(`Ping`, `Pong`).
+
+Nothing is believed before it is checked: lengths have limits, and memory grows with what arrives, not with what is
+announced.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from dataclasses import dataclass
+from typing import Final, TypeAlias
+
+from kingbus_node.raft.errors import ProtocolError
+from kingbus_node.raft.messages import Append, Buffer, Message, decode, encode
+
+FRAME_SIZE: Final = 12
+MAX_HEAD: Final = 64 << 20
+"""A snapshot's state is the biggest: GTID sets of many servers, and facts."""
+MAX_TAIL: Final = 160 << 20
+"""One entry may have 64 MiB of events, a packet table and a meta field."""
+
+_FRAME = struct.Struct("<III")
+_BEAT = struct.Struct("<BQ")
+_PING, _PONG = 0xF0, 0xF1
+
+
+@dataclass(frozen=True, slots=True)
+class Ping:
+    """Are you there? `clock` comes back in the answer: microseconds of the sender's clock."""
+
+    clock: int
+
+
+@dataclass(frozen=True, slots=True)
+class Pong:
+    """The answer to a `Ping`."""
+
+    clock: int
+
+
+Framed: TypeAlias = "Message | Ping | Pong"
+
+
+def encode_frame(message: Framed) -> list[Buffer]:
+    """A message as buffers to be sent one behind the other; entries are not copied."""
+    match message:
+        case Ping(clock):
+            parts: list[Buffer] = [_BEAT.pack(_PING, clock)]
+        case Pong(clock):
+            parts = [_BEAT.pack(_PONG, clock)]
+        case _:
+            parts = encode(message)
+    if isinstance(message, Append):
+        head, tail = bytes(parts[0]), parts[1:]
+    else:
+        head, tail = b"".join(parts), []
+    return [_FRAME.pack(len(head), sum(map(len, tail)), zlib.crc32(head)) + head, *tail]
+
+
+def decode_frame(frame: memoryview, head_length: int) -> Framed:
+    """The message of a frame without its first `FRAME_SIZE` bytes; the bytes of entries are views of it.
+
+    :raises ProtocolError: it is not exactly one message
+    """
+    if head_length and frame[0] >= 0x80:
+        try:
+            kind, clock = _BEAT.unpack(frame)
+        except struct.error as error:
+            raise ProtocolError(f"a frame of {len(frame)} bytes cannot be read: {error}") from error
+        if kind not in (_PING, _PONG):
+            raise ProtocolError(f"a frame of unknown kind {kind:#x}")
+        return Ping(clock) if kind == _PING else Pong(clock)
+    return decode(frame)
+
+
+class FrameReader:
+    """The bytes that arrive on one connection, cut into frames. ::
+
+        count = socket.recv_into(reader.space())
+        reader.received(count)
+        while (message := reader.next()) is not None: ...
+
+    What a message refers to is valid until the next call of ``space``.
+
+    :param size: bytes of the buffer, which grows for a longer frame and shrinks again
+    """
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._data = bytearray(size)
+        self._start = self._end = 0
+
+    def space(self) -> memoryview:
+        """Where the next bytes belong: at least one byte."""
+        held = self._end - self._start
+        room = max(self._size, min(self._wanted(), 2 * held))
+        if held == 0 and room == len(self._data):
+            self._start = self._end = 0
+        elif room > len(self._data) or (room < len(self._data) and held < room):
+            data = bytearray(room)
+            data[:held] = memoryview(self._data)[self._start : self._end]
+            self._data, self._start, self._end = data, 0, held
+        elif self._end == len(self._data) or self._start > len(self._data) // 2:
+            self._data[:held] = self._data[self._start : self._end]
+            self._start, self._end = 0, held
+        return memoryview(self._data)[self._end :]
+
+    def received(self, count: int) -> None:
+        """So many bytes were put into ``space``."""
+        self._end += count
+
+    def next(self) -> Framed | None:
+        """The next message that is there as a whole.
+
+        :raises ProtocolError: the peer does not keep to the protocol
+        """
+        wanted = self._wanted()
+        if self._end - self._start < wanted or wanted == FRAME_SIZE:
+            return None
+        head_length, _, crc = _FRAME.unpack_from(self._data, self._start)
+        frame = memoryview(self._data)[self._start + FRAME_SIZE : self._start + wanted]
+        if zlib.crc32(frame[:head_length]) != crc:
+            raise ProtocolError("a frame does not match its checksum")
+        self._start += wanted
+        return decode_frame(frame, head_length)
+
+    def _wanted(self) -> int:
+        """Bytes of the next frame, or of its lengths as long as these are not there."""
+        if self._end - self._start < FRAME_SIZE:
+            return FRAME_SIZE
+        head, tail, _ = _FRAME.unpack_from(self._data, self._start)
+        if not 0 < head <= MAX_HEAD or tail > MAX_TAIL:
+            raise ProtocolError(f"a frame of {head} and {tail} bytes; expected 1 to {MAX_HEAD}, and 0 to {MAX_TAIL}")
+        return FRAME_SIZE + int(head) + int(tail)
