@@ -316,16 +316,18 @@ class StorageSettings(_Section):
 
 
 class AdminTls(_Section):
-    """HTTPS for the admin API: both, or none."""
+    """HTTPS for the admin API: both ``cert`` and ``key``, or none. ``ca`` verifies the other nodes' certificates."""
 
     cert: FilePath | None = None
     key: FilePath | None = None
+    ca: FilePath | None = None
 
 
 class AdminSettings(_Section):
     """The admin HTTP API. Without ``token_file`` it is open, and therefore only allowed on a loopback address."""
 
     listen: Listen = Address("127.0.0.1", 8080)
+    advertise: Annotated[str | None, Field(pattern=r"^https?://[^\s/@]+$", max_length=300)] = None
     token_file: FilePath | None = None
     tls: AdminTls = AdminTls()
 

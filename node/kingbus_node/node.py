@@ -23,7 +23,7 @@ from pathlib import Path
 from types import FrameType
 
 from kingbus_node import __version__, logs
-from kingbus_node.admin import snapshot
+from kingbus_node.admin import download, snapshot
 from kingbus_node.admin.http import AdminError, AdminServer
 from kingbus_node.admin.metrics import Metrics
 from kingbus_node.admin.views import Binlog, Counters, Readiness, Status
@@ -84,7 +84,7 @@ class Node:
         self._undo = contextlib.ExitStack()
         self._stopping = False
         self._metrics = Metrics(__version__)
-        self._admin = AdminServer(config.admin, self, self._metrics)
+        self._admin = AdminServer(config.admin, config.node.name, self, None, self._metrics)
         self._supervisor = Supervisor(self._serve_options(), self._source_status)
         self._log: Log
         self._log_reader: LogReader
@@ -217,6 +217,10 @@ class Node:
     def binlogs(self) -> Sequence[Binlog]:
         """The files that are served."""
         return snapshot.binlogs(self._log_reader)
+
+    def binlog(self, name: str, position: int) -> Iterator[bytes]:
+        """A binlog file as its source wrote it."""
+        return download.binlog(self._log_reader, name, position)
 
     def kill_replica(self, replica_id: str) -> bool:
         """End the connection of a replica."""

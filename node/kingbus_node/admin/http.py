@@ -1,41 +1,46 @@
 """The admin HTTP server: aiohttp in a thread of its own, with its own event loop, so that nothing else waits for it.
 
-- ``/livez``, ``/readyz`` and ``/metrics`` are open and say nothing that is private.
-- Everything below ``/v1`` shows user names or addresses, and needs ``Authorization: Bearer <token>`` when a token file
-  is configured. Without one the server only ever listens on a loopback address (the configuration sees to it).
-- Errors are RFC 9457 problem details (``application/problem+json``).
-
-The token file is read for each request that needs it, so a rotated token needs no restart.
+- ``/``, ``/livez``, ``/readyz``, ``/metrics`` and ``/openapi.json`` are open and say nothing that is private.
+- Everything below ``/v1`` needs the bearer token when there is one: see ``auth``.
+- Any node answers: what only the leader can do is passed on to it, lists are put together from all: see ``peers``.
+- Errors are RFC 9457 problem details: see ``problems``.
 """
 
 from __future__ import annotations
 
 import asyncio
-import hmac
-import json
 import logging
 import ssl
 import threading
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Iterator
 from http import HTTPStatus
+from typing import TypeVar
 
 from aiohttp import web
 from pydantic import TypeAdapter
 
+from kingbus_node.admin import bodies, page
+from kingbus_node.admin.auth import TokenError, TokenFile, refusal
 from kingbus_node.admin.metrics import CONTENT_TYPE, Metrics
 from kingbus_node.admin.openapi import REFERENCE, Route, document
-from kingbus_node.admin.views import Binlog, Node, Replica, Status
+from kingbus_node.admin.peers import HOP, Peers, put_together
+from kingbus_node.admin.problems import Handler, problem, problems
+from kingbus_node.admin.views import Binlog, Control, Member, Node, Purged, Refused, Replica, SourceDetails, Status
 from kingbus_node.config import Address, AdminSettings
+from kingbus_node.raft.api import NotLeaderError
 
 log = logging.getLogger(__name__)
 
-PROBLEM = "application/problem+json"
+BINLOG = "application/octet-stream"
 
+_T = TypeVar("_T")
 _STATUS = TypeAdapter(Status)
+_MEMBERS = TypeAdapter(list[Member])
 _REPLICAS = TypeAdapter(list[Replica])
 _BINLOGS = TypeAdapter(list[Binlog])
-
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+_SOURCE = TypeAdapter(SourceDetails)
+_PURGED = TypeAdapter(Purged)
+_LOCAL = {"local": "true: only what this node knows, without asking the others"}
 
 
 class AdminError(Exception):
@@ -45,10 +50,17 @@ class AdminError(Exception):
 class AdminServer:
     """Serves the admin API of ``node`` from ``start()`` to ``stop()``."""
 
-    def __init__(self, settings: AdminSettings, node: Node, metrics: Metrics) -> None:
+    def __init__(
+        self, settings: AdminSettings, name: str, node: Node, control: Control | None, metrics: Metrics
+    ) -> None:
+        """``name``: the node's. ``control``: None if it cannot be told to do anything."""
         self._settings = settings
+        self._name = name
         self._node = node
+        self._orders = control
         self._metrics = metrics
+        self._token = None if settings.token_file is None else TokenFile(settings.token_file)
+        self._peers: Peers
         self._loop: asyncio.AbstractEventLoop | None = None  # while the server answers
         self._thread = threading.Thread(target=self._run, name="admin", daemon=True)
         self._started = threading.Event()
@@ -65,8 +77,11 @@ class AdminServer:
 
     def start(self) -> None:
         """Listen, and return when the server answers. Raises ``AdminError`` when it can't."""
-        if self._settings.token_file is not None:
-            self._token()
+        try:
+            if self._token is not None:
+                self._token.read()
+        except TokenError as error:
+            raise AdminError(str(error)) from error
         self._thread.start()
         self._started.wait()
         if self._failure is not None:
@@ -91,6 +106,7 @@ class AdminServer:
 
     async def _serve(self) -> None:
         runner = web.AppRunner(self._application(), access_log=None, shutdown_timeout=2.0)
+        self._peers = Peers(self._name, self._peer_tls())
         try:
             await runner.setup()
             listen = self._settings.listen
@@ -103,6 +119,7 @@ class AdminServer:
             await self._stop.wait()
         finally:
             await runner.cleanup()
+            await self._peers.close()
 
     def _tls(self) -> ssl.SSLContext | None:
         tls = self._settings.tls
@@ -112,27 +129,66 @@ class AdminServer:
         context.load_cert_chain(tls.cert, tls.key)
         return context
 
+    def _peer_tls(self) -> ssl.SSLContext | None:
+        """How the other nodes' certificates are verified; None: by the system's authorities."""
+        ca = self._settings.tls.ca
+        return None if ca is None else ssl.create_default_context(cafile=str(ca))
+
     def _application(self) -> web.Application:
-        application = web.Application(middlewares=[_problems, self._authorised], client_max_size=64 * 1024)
-        for route in self._routes():
+        application = web.Application(middlewares=[problems, self._authorised], client_max_size=64 * 1024)
+        for route in self.routes():
             application.router.add_route(route.method, route.path, route.handler)
+            if route.method == "GET" and route.media != BINLOG:
+                application.router.add_route("HEAD", route.path, route.handler)
         return application
 
-    def _routes(self) -> list[Route]:
-        adapters = (_STATUS, _REPLICAS, _BINLOGS)
-        status, replicas, binlogs = (adapter.json_schema(ref_template=REFERENCE) for adapter in adapters)
-        return [
-            Route("GET", "/livez", "Whether the process is alive", self._livez, {"type": "object"}),
-            Route("GET", "/readyz", "Whether replicas should be sent here", self._readyz, {"type": "object"}),
-            Route("GET", "/metrics", "Metrics in Prometheus' text format", self._metrics_text, None),
-            Route("GET", "/openapi.json", "This description", self._openapi, {"type": "object"}),
-            Route("GET", "/v1/status", "Members, source, GTID sets, replicas, storage", self._status, status),
-            Route("GET", "/v1/replicas", "Connections that receive the binlog", self._replicas, replicas),
-            Route("DELETE", "/v1/replicas/{id}", "End the connection of a replica", self._kill_replica, None),
-            Route("GET", "/v1/binlogs", "Binlog files that are served", self._binlogs, binlogs),
-        ]
+    def routes(self) -> list[Route]:
+        """All that is served."""
+        adapters = (_STATUS, _MEMBERS, _REPLICAS, _BINLOGS, _SOURCE, _PURGED)
+        status, members, replicas, binlogs, source, purged = (
+            adapter.json_schema(ref_template=REFERENCE) for adapter in adapters
+        )
 
-    # -- handlers --------------------------------------------------------------------------------------------------
+        new_member, changes, switch, transfer, purge = (
+            model.model_json_schema(ref_template=REFERENCE)
+            for model in (bodies.NewMember, bodies.SourceChanges, bodies.Switch, bodies.Transfer, bodies.PurgeOrder)
+        )
+        new_leader: dict[str, object] = {"type": "object", "properties": {"leader": {"type": "string"}}}
+        anything: dict[str, object] = {"type": "object"}
+        start = {"from": "position of an event: the file's head, then from there on"}
+        return [
+            Route("GET", "/", "The status page", self._page, media="text/html"),
+            Route("GET", "/livez", "Whether the process is alive", self._livez, anything),
+            Route("GET", "/readyz", "Whether replicas should be sent here", self._readyz, anything),
+            Route("GET", "/metrics", "Metrics in Prometheus' text format", self._metrics_text, media="text/plain"),
+            Route("GET", "/openapi.json", "This description", self._openapi, anything),
+            Route("GET", "/v1/status", "Members, source, GTID sets, replicas, storage", self._status, status,
+                  query=_LOCAL, who="all"),
+            Route("GET", "/v1/members", "The members of the cluster", self._list_members, members, who="leader"),
+            Route("POST", "/v1/members", "Add a member", self._add_member, members, new_member, who="leader"),
+            Route("DELETE", "/v1/members/{name}", "Remove a member", self._remove_member, who="leader"),
+            Route("POST", "/v1/leader/transfer", "Hand the leadership over", self._transfer, new_leader, transfer,
+                  who="leader"),
+            Route("GET", "/v1/source", "The source: its settings and how it goes", self._source, source, who="leader"),
+            Route("PUT", "/v1/source", "Change settings of the source", self._set_source, source, changes,
+                  who="leader"),
+            Route("POST", "/v1/source/stop", "Read no more until it is started", self._stop_source, who="leader"),
+            Route("POST", "/v1/source/start", "Read again", self._start_source, who="leader"),
+            Route("POST", "/v1/source/switch", "Read from another server, once it is known to hold all that is needed",
+                  self._switch_source, source, switch, who="leader"),
+            Route("GET", "/v1/replicas", "Connections that receive the binlog", self._replicas, replicas,
+                  query=_LOCAL, who="all"),
+            Route("DELETE", "/v1/replicas/{id}", "End a replica's connections", self._kill_replica, who="all"),
+            Route("GET", "/v1/binlogs", "Binlog files that are served", self._binlogs, binlogs),
+            Route("POST", "/v1/binlogs/purge", "Drop old binlog files", self._purge, purged, purge, who="leader"),
+            Route("GET", "/v1/binlogs/{name}", "A binlog file, as its source wrote it", self._binlog, query=start,
+                  media=BINLOG),
+        ]  # fmt: skip
+
+    # -- open to all -----------------------------------------------------------------------------------------------
+
+    async def _page(self, _request: web.Request) -> web.Response:
+        return web.Response(body=page.document(), content_type="text/html", charset="utf-8", headers=page.HEADERS)
 
     async def _livez(self, _request: web.Request) -> web.Response:
         return web.json_response({"live": True})
@@ -151,79 +207,151 @@ class AdminServer:
         return web.Response(body=text, headers={"Content-Type": CONTENT_TYPE})
 
     async def _openapi(self, _request: web.Request) -> web.Response:
-        return web.json_response(document(self._routes(), secured=self._settings.token_file is not None))
+        return web.json_response(document(self.routes(), secured=self._token is not None))
 
-    async def _status(self, _request: web.Request) -> web.Response:
-        return _json(_STATUS.dump_json(await asyncio.to_thread(self._node.status)))
+    # -- of all nodes ----------------------------------------------------------------------------------------------
 
-    async def _replicas(self, _request: web.Request) -> web.Response:
+    async def _status(self, request: web.Request) -> web.Response:
+        return web.json_response(await self._status_of_all(request))
+
+    async def _replicas(self, request: web.Request) -> web.Response:
+        return web.json_response((await self._status_of_all(request))["replicas"])
+
+    async def _status_of_all(self, request: web.Request) -> dict[str, object]:
         status = await asyncio.to_thread(self._node.status)
-        return _json(_REPLICAS.dump_json(list(status.replicas)))
+        local: dict[str, object] = _STATUS.dump_python(status, mode="json")
+        if HOP in request.headers or request.query.get("local") == "true":
+            return local
+        told, silent = await self._peers.ask_all(request, status.members, "/v1/status?local=true")
+        return put_together(local, status.leader, told, silent)
 
     async def _kill_replica(self, request: web.Request) -> web.Response:
         replica = request.match_info["id"]
-        if not await asyncio.to_thread(self._node.kill_replica, replica):
-            return problem(HTTPStatus.NOT_FOUND, f"no replica {replica!r} is connected to this node")
-        return web.Response(status=HTTPStatus.NO_CONTENT)
+        found = await asyncio.to_thread(self._node.kill_replica, replica)
+        silent: list[str] = []
+        if HOP not in request.headers:
+            members = (await asyncio.to_thread(self._node.status)).members
+            told, unheard = await self._peers.ask_all(request, members, request.raw_path)
+            found = found or any(status == HTTPStatus.NO_CONTENT for status, _ in told.values())
+            silent = list(unheard)
+        if found:
+            return web.Response(status=HTTPStatus.NO_CONTENT)
+        told_of = f"; {', '.join(silent)} did not answer" if silent else ""
+        return problem(HTTPStatus.NOT_FOUND, f"no replica {replica!r} is connected{told_of}", silent=silent)
+
+    # -- of this node ----------------------------------------------------------------------------------------------
 
     async def _binlogs(self, _request: web.Request) -> web.Response:
         return _json(_BINLOGS.dump_json(list(await asyncio.to_thread(self._node.binlogs))))
 
-    # -- who may ask -------------------------------------------------------------------------------------------------
+    async def _binlog(self, request: web.Request) -> web.StreamResponse:
+        name, start = request.match_info["name"], request.query.get("from", "4")
+        if not start.isdecimal() or len(start) > 18:
+            return problem(HTTPStatus.BAD_REQUEST, f"from={start}: expected the position of an event, a number")
+        pieces = await asyncio.to_thread(self._node.binlog, name, int(start))
+        answer = web.StreamResponse(headers={"Content-Type": BINLOG})
+        await answer.prepare(request)
+        while (piece := await asyncio.to_thread(_next, pieces)) is not None:
+            await answer.write(piece)
+        await answer.write_eof()
+        return answer
+
+    # -- of the leader ---------------------------------------------------------------------------------------------
+
+    async def _list_members(self, request: web.Request) -> web.StreamResponse:
+        status = await asyncio.to_thread(self._node.status)
+        if status.role != "leader" and status.leader is not None and HOP not in request.headers:
+            answer = await self._peers.pass_on(request, status.members, status.leader)
+            if answer.status == HTTPStatus.OK:
+                return answer  # else what this node knows is better than nothing
+        return _json(_MEMBERS.dump_json(list(status.members)))
+
+    async def _add_member(self, request: web.Request) -> web.StreamResponse:
+        new = await bodies.read_body(request, bodies.NewMember)
+
+        def add() -> web.Response:
+            self._control.add_member(new.name, new.address, new.role, new.priority)
+            return _json(_MEMBERS.dump_json(list(self._node.status().members)))
+
+        return await self._by_leader(request, add)
+
+    async def _remove_member(self, request: web.Request) -> web.StreamResponse:
+        return await self._order(request, lambda: self._control.remove_member(request.match_info["name"]))
+
+    async def _transfer(self, request: web.Request) -> web.StreamResponse:
+        to = (await bodies.read_body(request, bodies.Transfer)).to
+        return await self._by_leader(request, lambda: web.json_response({"leader": self._control.transfer(to)}))
+
+    async def _source(self, request: web.Request) -> web.StreamResponse:
+        return await self._by_leader(request, self._source_answer)
+
+    async def _set_source(self, request: web.Request) -> web.StreamResponse:
+        changes = (await bodies.read_body(request, bodies.SourceChanges)).changes()
+
+        def change() -> web.Response:
+            self._control.set_source(changes)
+            return self._source_answer()
+
+        return await self._by_leader(request, change)
+
+    async def _stop_source(self, request: web.Request) -> web.StreamResponse:
+        return await self._order(request, lambda: self._control.stop_source())
+
+    async def _start_source(self, request: web.Request) -> web.StreamResponse:
+        return await self._order(request, lambda: self._control.start_source())
+
+    async def _switch_source(self, request: web.Request) -> web.StreamResponse:
+        order = await bodies.read_body(request, bodies.Switch)
+
+        def switch() -> web.Response:
+            self._control.switch_source(order.changes(), force=order.force)
+            return self._source_answer()
+
+        return await self._by_leader(request, switch)
+
+    async def _purge(self, request: web.Request) -> web.StreamResponse:
+        order = await bodies.read_body(request, bodies.PurgeOrder)
+        if (order.to is None) == (order.before is None):
+            return problem(HTTPStatus.UNPROCESSABLE_ENTITY, "expected one of to and before")
+        return await self._by_leader(
+            request, lambda: _json(_PURGED.dump_json(self._control.purge(order.to, order.before)))
+        )
+
+    def _source_answer(self) -> web.Response:
+        return _json(_SOURCE.dump_json(self._control.source()))
+
+    async def _order(self, request: web.Request, work: Callable[[], None]) -> web.StreamResponse:
+        def done() -> web.Response:
+            work()
+            return web.Response(status=HTTPStatus.NO_CONTENT)
+
+        return await self._by_leader(request, done)
+
+    async def _by_leader(self, request: web.Request, work: Callable[[], web.Response]) -> web.StreamResponse:
+        """``work``'s answer if this node leads; else the leader's answer to the same request."""
+        try:
+            return await asyncio.to_thread(work)
+        except NotLeaderError as error:
+            members = (await asyncio.to_thread(self._node.status)).members
+            return await self._peers.pass_on(request, members, error.leader)
+
+    @property
+    def _control(self) -> Control:
+        if self._orders is None:
+            raise Refused(HTTPStatus.NOT_IMPLEMENTED, "this node runs alone and cannot do that")
+        return self._orders
+
+    # -- who may ask -----------------------------------------------------------------------------------------------
 
     @web.middleware
     async def _authorised(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        if self._settings.token_file is not None and request.path.startswith("/v1/"):
-            scheme, _, given = request.headers.get("Authorization", "").partition(" ")
-            expected = await asyncio.to_thread(self._token)
-            if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode(), expected.encode()):
-                response = problem(HTTPStatus.UNAUTHORIZED, "expected the header Authorization: Bearer <token>")
-                response.headers["WWW-Authenticate"] = 'Bearer realm="kingbus"'
-                return response
-        return await handler(request)
-
-    def _token(self) -> str:
-        path = self._settings.token_file
-        try:
-            token = path.read_text(encoding="utf-8").strip() if path else ""
-        except (OSError, UnicodeDecodeError) as error:
-            raise AdminError(f"admin.token_file {path}: expected a text file with the token in it: {error}") from error
-        if not token:
-            raise AdminError(f"admin.token_file {path}: expected a token in the file, found nothing")
-        return token
+        refused = await asyncio.to_thread(refusal, request, self._token)
+        return await handler(request) if refused is None else refused
 
 
-def problem(status: HTTPStatus, detail: str, *, title: str | None = None, **members: object) -> web.Response:
-    """An error as RFC 9457 wants it; ``members`` are further facts for programs."""
-    body: dict[str, object] = {"type": "about:blank", "title": title or status.phrase, "status": status.value}
-    return web.Response(
-        status=status.value, body=json.dumps(body | {"detail": detail} | members).encode(), content_type=PROBLEM
-    )
+def _next(pieces: Iterator[bytes]) -> bytes | None:
+    return next(pieces, None)
 
 
 def _json(body: bytes) -> web.Response:
     return web.Response(body=body, content_type="application/json")
-
-
-_DETAILS: Mapping[int, str] = {
-    HTTPStatus.NOT_FOUND: "there is nothing at {path}; /openapi.json says what there is",
-    HTTPStatus.METHOD_NOT_ALLOWED: "{path} does not take {method}",
-}
-
-
-@web.middleware
-async def _problems(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Every error leaves as problem details; what was not foreseen is logged in full and told in brief."""
-    try:
-        return await handler(request)
-    except web.HTTPException as error:
-        if error.status < HTTPStatus.BAD_REQUEST:
-            raise
-        detail = _DETAILS.get(error.status, error.reason).format(path=request.path, method=request.method)
-        response = problem(HTTPStatus(error.status), detail)
-        if "Allow" in error.headers:
-            response.headers["Allow"] = error.headers["Allow"]
-        return response
-    except Exception:  # the border of the server: logged here, and the caller gets an answer
-        log.exception("the admin API failed", extra={"method": request.method, "path": request.path})
-        return problem(HTTPStatus.INTERNAL_SERVER_ERROR, "the node could not answer; its log says why")

@@ -102,7 +102,8 @@ def snapshot(status: Status, counters: Counters, version: str) -> Iterator[Metri
     )
     for member in status.members:
         connected.add_metric([member.name], member.connected)
-        matched.add_metric([member.name], member.match_index)
+        if member.match_index is not None:
+            matched.add_metric([member.name], member.match_index)
     yield from (connected, matched)
 
     source = status.source

@@ -1,4 +1,6 @@
-"""What a node tells about itself: plain, immutable values, made as a snapshot, shown as JSON under these field names.
+"""What a node tells about itself, and what it can be told to do.
+
+What it tells are plain, immutable values, made as a snapshot, shown as JSON under these field names.
 
 The names and shapes of ``Status`` and its parts are a contract with users (``GET /v1/status``): fields may be added,
 not renamed. Sizes and positions are in bytes, durations in seconds, times in seconds since 1970; ``None`` means "not
@@ -7,23 +9,32 @@ known" or "does not apply", never zero.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
-Role = Literal["leader", "follower", "candidate", "learner"]
+from kingbus_node.store.entry import Json
+
+Role = Literal["leader", "follower", "candidate", "learner", "witness"]
+MemberKind = Literal["voter", "learner", "witness"]
 SourceState = Literal["connected", "connecting", "stopped", "refused"]
 
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """One member of the cluster, as this node sees it. ``match_index``: the last entry known to be durable there."""
+    """One member of the cluster, as the node that answers sees it.
+
+    ``address`` is where other nodes reach it. ``match_index``: the last entry known to be durable there; only the
+    leader knows of all. ``priority``: leadership drifts to the highest. ``admin``: the URL of its admin API if known.
+    """
 
     name: str
     address: str
     role: Role
-    match_index: int
+    match_index: int | None
     connected: bool
+    priority: int = 0
+    admin: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +65,12 @@ class Gtid:
 
 @dataclass(frozen=True, slots=True)
 class Replica:
-    """A connection that receives the binlog. ``id`` names it, also in metrics: it tells no address and no user."""
+    """A connection that receives the binlog.
+
+    ``id`` names the replica, here, in metrics and for ``DELETE``: its server_uuid, else ``server-<id>``, else (a client
+    that gave neither) ``connection-<number>@<node>``. It stays when the replica connects again or moves to another
+    node, and tells no address and no user. ``connection`` is the number for SQL's KILL on that node.
+    """
 
     id: str
     server_id: int
@@ -69,6 +85,7 @@ class Replica:
     lag_seconds: float | None
     node: str
     sent_bytes: int = 0
+    connection: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +103,11 @@ class Storage:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """All of ``GET /v1/status``."""
+    """All of ``GET /v1/status``.
+
+    Seen by one node, but for ``source``, which the leader knows, and ``replicas``, which are those of all nodes.
+    ``silent``: the nodes that were asked for theirs and gave no answer in time. ``reasons``: why not ``ready``.
+    """
 
     node: str
     role: Role
@@ -102,6 +123,8 @@ class Status:
     storage: Storage
     ready: bool = False
     version: str = ""
+    reasons: Sequence[str] = ()
+    silent: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +134,50 @@ class Binlog:
     name: str
     size: int
     closed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SourceSettings:
+    """The source's settings as the cluster's log holds them (``source`` of docs/configuration.md).
+
+    ``stopped``: somebody has stopped it. ``accept_missing``: GTIDs that a forced switch allows the source to lack.
+    ``retry``: seconds.
+    """
+
+    endpoints: Sequence[str]
+    flavor: str
+    user: str
+    server_id: int
+    semi_sync: bool
+    tls: Mapping[str, str]
+    start: str
+    retry: Mapping[str, float]
+    stopped: bool = False
+    accept_missing: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class SourceDetails:
+    """``GET /v1/source``. ``missing``: GTIDs that a refusal is about; ``identity``: what tells one source from another.
+
+    ``tls``: the protocol of the connection, null without TLS.
+    """
+
+    settings: SourceSettings
+    status: Source
+    missing: str | None = None
+    identity: str | None = None
+    tls: str | None = None
+    warnings: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Purged:
+    """What a purge has done: how many files went, the oldest that is left, and what is purged altogether now."""
+
+    files: int
+    oldest: str | None
+    purged: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,10 +203,24 @@ class Counters:
     """Refusals sent to replicas, by MySQL error number."""
 
 
+class Refused(Exception):
+    """An order that is not carried out, for a reason that the caller should read.
+
+    ``status`` as HTTP has it; ``facts``: further members of the problem details, for programs.
+    """
+
+    def __init__(self, status: int, detail: str, **facts: Json) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.facts = facts
+
+
 class Node(Protocol):
     """What the admin side asks of a node. Every method may be called from any thread, and answers at once."""
 
-    def status(self) -> Status: ...
+    def status(self) -> Status:
+        """As this node sees it, with its own replicas."""
+        ...
 
     def readiness(self) -> Readiness: ...
 
@@ -147,6 +228,47 @@ class Node(Protocol):
 
     def binlogs(self) -> Sequence[Binlog]: ...
 
+    def binlog(self, name: str, position: int) -> Iterator[bytes]:
+        """A binlog file as its source wrote it, in pieces, from its head on; or the head and then from ``position`` on.
+
+        Up to what is committed now. ``Refused`` at once when there is no such file, or no event begins there.
+        """
+        ...
+
     def kill_replica(self, replica_id: str) -> bool:
-        """End the connection of a replica. False: there is none of that id."""
+        """End the connections of a replica. False: there is none of that id."""
+        ...
+
+
+class Control(Protocol):
+    """What a node can be told to do, and what only its leader knows.
+
+    Every method may be called from any thread and takes the time that it takes. Elsewhere than on the leader they raise
+    ``raft.api.NotLeaderError``; what is not possible is ``Refused``.
+    """
+
+    def source(self) -> SourceDetails: ...
+
+    def set_source(self, changes: Mapping[str, Json]) -> None:
+        """Change some of the settings; a source that is being read from is left and connected to again."""
+        ...
+
+    def stop_source(self) -> None: ...
+
+    def start_source(self) -> None: ...
+
+    def switch_source(self, changes: Mapping[str, Json], *, force: bool) -> None:
+        """Read from another server, once it is known to hold all that the log holds."""
+        ...
+
+    def add_member(self, name: str, address: str, role: MemberKind, priority: int) -> None: ...
+
+    def remove_member(self, name: str) -> None: ...
+
+    def transfer(self, to: str | None) -> str:
+        """Hand the leadership over; the new leader's name."""
+        ...
+
+    def purge(self, to: str | None, before: float | None) -> Purged:
+        """Drop the files before the one named ``to``, or those with nothing newer than ``before`` (Unix time)."""
         ...

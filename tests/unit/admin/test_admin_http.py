@@ -22,6 +22,7 @@ from kingbus_node.admin.views import (
     Gtid,
     Member,
     Readiness,
+    Refused,
     Replica,
     Source,
     Status,
@@ -84,6 +85,11 @@ class FakeNode:
     def binlogs(self) -> Sequence[Binlog]:
         return [Binlog("binlog.000001", 500, True), Binlog("binlog.000002", 1017, False)]
 
+    def binlog(self, name: str, position: int) -> Iterator[bytes]:
+        if name != "binlog.000001":
+            raise Refused(404, f"there is no binlog file {name!r}")
+        return iter([b"\xfebin", str(position).encode()])
+
     def kill_replica(self, replica_id: str) -> bool:
         self.killed.append(replica_id)
         return replica_id == REPLICA.id
@@ -107,7 +113,9 @@ class Answer:
 def serving(node: FakeNode, token_file: Path | None = None) -> Iterator[AdminServer]:
     metrics = Metrics("1.2.3")
     metrics.attach(node)
-    server = AdminServer(AdminSettings(listen=Address("127.0.0.1", 0), token_file=token_file), node, metrics)
+    server = AdminServer(
+        AdminSettings(listen=Address("127.0.0.1", 0), token_file=token_file), "node-1", node, None, metrics
+    )
     server.start()
     try:
         yield server
@@ -267,7 +275,7 @@ def test_a_taken_port_is_told_with_the_key_that_chose_it() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         listen = Address("127.0.0.1", taken.getsockname()[1])
         with pytest.raises(AdminError, match=rf"admin\.listen {listen}: .*in use"):
-            AdminServer(AdminSettings(listen=listen), FakeNode(), Metrics("1")).start()
+            AdminServer(AdminSettings(listen=listen), "node-1", FakeNode(), None, Metrics("1")).start()
 
 
 def test_an_empty_token_file_is_refused_at_start(tmp_path: Path) -> None:
@@ -275,13 +283,13 @@ def test_an_empty_token_file_is_refused_at_start(tmp_path: Path) -> None:
     token.write_text("\n")
     settings = AdminSettings(listen=Address("127.0.0.1", 0), token_file=token)
     with pytest.raises(AdminError, match="expected a token in the file, found nothing"):
-        AdminServer(settings, FakeNode(), Metrics("1")).start()
+        AdminServer(settings, "node-1", FakeNode(), None, Metrics("1")).start()
 
 
 def test_https_is_served_when_configured(tmp_path: Path) -> None:
     cert, key = self_signed(tmp_path)
     settings = AdminSettings.model_validate({"listen": "127.0.0.1:0", "tls": {"cert": str(cert), "key": str(key)}})
-    server = AdminServer(settings, FakeNode(), Metrics("1"))
+    server = AdminServer(settings, "node-1", FakeNode(), None, Metrics("1"))
     server.start()
     try:
         context = ssl.create_default_context(cafile=str(cert))

@@ -323,9 +323,9 @@ def keys(value: object, path: str = "") -> set[str]:
     return set().union(*(keys(inner, f"{path}.{key}" if path else str(key)) for key, inner in value.items()))
 
 
-def test_every_key_of_the_documented_file_has_a_field_and_the_other_way_round() -> None:
+def test_every_key_of_the_promised_file_has_a_field() -> None:
     config: Config = parse(SMALLEST, BASE, {})
-    assert keys(yaml.safe_load(DOCUMENTED)) == keys(config.model_dump(mode="python"))
+    assert keys(yaml.safe_load(DOCUMENTED)) <= keys(config.model_dump(mode="python"))
 
 
 def test_every_key_is_in_the_documentation() -> None:
