@@ -19,7 +19,7 @@ import logging
 import threading
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
@@ -27,7 +27,6 @@ from kingbus_node.config import Config, ConfigError
 from kingbus_node.raft.api import (
     ConsensusClosedError,
     ConsensusError,
-    DeadlineError,
     Leadership,
     LeadershipListener,
     NotLeaderError,
@@ -151,7 +150,9 @@ class LeaderWork:
         self._reign: Reign | None = None  # the present one; written in Raft's thread
         self._closing = False
         self._reader_ended = False
-        self._settings_changed = False
+        self._again = False
+        self._resting = False  # nothing is read, by command
+        self._paused: Reign | None = None
         self._warned = False
         self._past = _Totals()
         self._reading: Reign | None = None  # whose reader `_reader` is
@@ -176,20 +177,34 @@ class LeaderWork:
         """Whether this is the node whose work it is."""
         return self._reign is not None
 
-    def change_settings(self, value: Mapping[str, Json], deadline: float) -> None:
-        """Put new settings of the source (a value of `source.settings.FACT_SETTINGS`) into the log, and go by them.
+    def reconsider(self) -> None:
+        """The settings of the source in the log have changed: go by them, from a new connection on. Quick."""
+        with self._changed:
+            self._again = True
+            self._changed.notify_all()
 
-        Returns when they are committed. NotLeaderError; DeadlineError when `deadline` (a `time.monotonic` value) came
-        first: they may still be committed.
+    def pause(self, timeout: float) -> bool:
+        """Read no more until `resume`, or until this leadership ends; True when all that was read is committed.
+
+        False when that takes more than `timeout` seconds. NotLeaderError.
         """
         reign = self._reign
         if reign is None:
             raise NotLeaderError(self._consensus.leader)
-        index = reign.propose([Entry(Kind.STATE, meta=Meta(json={FACT_SETTINGS: dict(value)}))])
-        if not reign.wait_committed(index, deadline):
-            raise DeadlineError("the new settings of the source were not committed in time; they may still be")
+        deadline = time.monotonic() + timeout
         with self._changed:
-            self._settings_changed = True
+            self._paused = reign
+            self._again = True
+            self._changed.notify_all()
+            if not self._changed.wait_for(lambda: self._resting or reign.over, timeout):
+                return False
+        return reign.wait_committed(reign.last_index, deadline)
+
+    def resume(self) -> None:
+        """Read again."""
+        with self._changed:
+            self._paused = None
+            self._again = True
             self._changed.notify_all()
 
     def committed(self, index: int) -> None:
@@ -265,14 +280,17 @@ class LeaderWork:
     def _work(self, reign: Reign) -> bool:
         """Prepare and read, until the reign is over or the reader gives up. True: begin again at once."""
         with self._changed:
-            self._settings_changed = self._reader_ended = False
+            self._again = self._reader_ended = self._resting = False
         self._cancel_open(reign)
         identity = self._agree(reign)
         facts = self._log.state.facts
-        if is_stopped(facts):
+        with self._changed:
+            self._resting = is_stopped(facts) or self._paused is reign
+            self._changed.notify_all()
+        if self._resting:
             logger.info("the source is not read: it was stopped by command")
             self._wait(reign)
-            return self._settings_changed
+            return self._again
         settings = effective(self._config, facts)
         reader = SourceReader(settings, self._log, reign, identity, on_end=self._note_end)
         with self._changed:
@@ -284,11 +302,11 @@ class LeaderWork:
         finally:
             if not reader.stop():
                 logger.warning("the reader of the source does not end: the log takes nothing that it proposes")
-        return self._settings_changed
+        return self._again
 
     def _wait(self, reign: Reign) -> None:
         with self._changed:
-            self._changed.wait_for(lambda: self._closing or reign.over or self._reader_ended or self._settings_changed)
+            self._changed.wait_for(lambda: self._closing or reign.over or self._reader_ended or self._again)
 
     def _note_end(self) -> None:
         with self._changed:

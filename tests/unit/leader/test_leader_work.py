@@ -19,7 +19,7 @@ from kingbus_node.leader import LeaderWork, Reign
 from kingbus_node.raft.api import ConsensusError, Leadership, LeadershipListener, NotLeaderError
 from kingbus_node.source.reader import SourceState
 from kingbus_node.source.settings import FACT_SETTINGS, seed, stopped
-from kingbus_node.store.entry import Entry, Flag, Kind, Meta
+from kingbus_node.store.entry import Entry, Flag, Json, Kind, Meta
 from kingbus_node.store.state import FACT_CLUSTER_UUID
 
 
@@ -87,6 +87,10 @@ class Setup:
         """One more transaction; the fake source sends it on the next connection, so the present one is cut."""
         self.source.origin.write(row)
         self.source.cut()
+
+    def change_settings(self, value: dict[str, Json]) -> None:
+        self.cluster.propose([Entry(Kind.STATE, meta=Meta(json={FACT_SETTINGS: value}))])
+        self.work.reconsider()
 
     def holds_all(self) -> bool:
         return self.cluster.files() == {file.name: file.bytes for file in self.source.origin.files}
@@ -229,7 +233,7 @@ def test_a_source_that_was_stopped_by_command_is_not_read_until_it_is_started(se
     setup.cluster.lead(1)
     eventually(setup.holds_all, "the log to hold the source's file")
     facts = setup.cluster.state.facts
-    setup.work.change_settings(stopped(setup.config, facts, True), time.monotonic() + 60)
+    setup.change_settings(stopped(setup.config, facts, True))
     eventually(lambda: not is_reading(setup), "the reader to end")
     setup.write(b"two")
     setup.cluster.lose()
@@ -237,7 +241,7 @@ def test_a_source_that_was_stopped_by_command_is_not_read_until_it_is_started(se
     assert not setup.holds_all()
     facts = setup.cluster.state.facts
     eventually(lambda: setup.work.leads, "the second reign")
-    setup.work.change_settings(stopped(setup.config, facts, False), time.monotonic() + 60)
+    setup.change_settings(stopped(setup.config, facts, False))
     eventually(setup.holds_all, "the second transaction")
 
 
@@ -254,6 +258,13 @@ def test_totals_go_on_over_reigns(setup: Setup) -> None:
     assert now.reconnects == 1
 
 
-def test_only_a_leader_changes_settings(setup: Setup) -> None:
+def test_a_pause_lasts_until_it_is_ended(setup: Setup) -> None:
     with pytest.raises(NotLeaderError):
-        setup.work.change_settings({}, time.monotonic() + 1)
+        setup.work.pause(1)
+    setup.cluster.lead(1)
+    eventually(setup.holds_all, "the log to hold the source's file")
+    assert setup.work.pause(60)
+    assert not is_reading(setup)
+    setup.write(b"two")
+    setup.work.resume()
+    eventually(setup.holds_all, "the second transaction")
