@@ -44,6 +44,8 @@ class NodeProcess:
 
     The node's ports stay the same over restarts, as they would on a host of its own. Replicas log in as
     ``REPLICATION_USER``, as they would on the source.
+
+    ``peers``: the raft ports of the first members, its own among them; empty for a node that is alone.
     """
 
     def __init__(
@@ -52,8 +54,9 @@ class NodeProcess:
         """``folder`` need not exist."""
         self.name = name
         self.folder = folder
-        self._reserved = ReservedPort(), ReservedPort()
-        self.port, self.admin_port = (port.number for port in self._reserved)
+        self._reserved = ReservedPort(), ReservedPort(), ReservedPort()
+        self.port, self.admin_port, self.raft_port = (port.number for port in self._reserved)
+        self.peers: tuple[int, ...] = ()
         self._source = source
         self._settings = settings or {}
         self._process: subprocess.Popen[bytes] | None = None
@@ -98,6 +101,10 @@ class NodeProcess:
         """The node's configuration as it is written to its file."""
         result: dict[str, dict[str, object]] = {
             "node": {"name": self.name, "data_dir": "data"},
+            "raft": {
+                "listen": f"127.0.0.1:{self.raft_port}",
+                "peers": [f"127.0.0.1:{port}" for port in self.peers],
+            },
             "serve": {"listen": f"127.0.0.1:{self.port}", "users_file": "users.yaml", "server_id": 900_101},
             "source": {
                 "endpoints": [f"127.0.0.1:{self._source.port}"],
@@ -152,9 +159,10 @@ class NodeProcess:
         """Whether it serves committed data. ``NodeFailed`` when the process has ended by itself."""
         return self._probe("/readyz") == 200
 
-    def status(self) -> dict[str, object]:
-        """``GET /v1/status``. ``OSError`` when the node does not answer."""
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.admin_port}/v1/status", timeout=10) as response:
+    def status(self, *, local: bool = False) -> dict[str, object]:
+        """``GET /v1/status``; ``local``: without asking the other nodes. ``OSError`` when the node does not answer."""
+        query = "?local=true" if local else ""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.admin_port}/v1/status{query}", timeout=10) as response:
             value: object = json.load(response)
         if not isinstance(value, dict):
             raise NodeFailed(f"{self!r}: /v1/status is not an object")
@@ -162,8 +170,20 @@ class NodeProcess:
 
     def executed(self) -> str:
         """The GTID set that the node says it holds, in one line. ``OSError`` when the node does not answer."""
-        gtid = self.status()["gtid"]
+        gtid = self.status(local=True)["gtid"]
         return str(gtid["executed"] or "").replace("\n", "") if isinstance(gtid, dict) else ""
+
+    def pause(self) -> None:
+        """SIGSTOP for the core process and the serve processes: the machine hangs, as far as others can see."""
+        os.killpg(self.pid, signal.SIGSTOP)
+
+    def pause_core(self) -> None:
+        """SIGSTOP for the core process alone."""
+        os.kill(self.pid, signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """SIGCONT for all of it."""
+        os.killpg(self.pid, signal.SIGCONT)
 
     def stop(self, timeout: float = 20.0, number: signal.Signals = signal.SIGTERM) -> None:
         """Send the signal, and ``NodeFailed`` unless the node ends with code 0 in time."""
