@@ -142,6 +142,15 @@ class Raft:
         return min(self.commit_index, self.durable_index)
 
     @property
+    def known_commit_index(self) -> int:
+        """The last entry that may be committed, as far as this node has heard: never below ``commit_index``. A new
+        leader does not know until its first entry is committed.
+        """
+        if self.leadership is not None:
+            return max(self.commit_index, self.leadership.noop_index)
+        return max(self.commit_index, self._leader_commit)
+
+    @property
     def deadline(self) -> float:
         """When ``tick`` should be called next, if nothing else happens."""
         return self.leadership.deadline if self.leadership else self._election_deadline

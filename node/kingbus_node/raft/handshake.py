@@ -10,6 +10,7 @@ import contextlib
 import socket
 import ssl
 import time
+from collections.abc import Callable
 
 from kingbus_node.config import Address
 from kingbus_node.raft import hello
@@ -29,10 +30,12 @@ class RefusedError(RaftError):
     """The peer refused the connection; the text is its reason."""
 
 
-def connect(address: str, deadline: float) -> socket.socket:
+def connect(address: str, deadline: float, opened: Callable[[socket.socket], None]) -> socket.socket:
     """A TCP connection. The name is resolved anew each time: pods come back with another IP address.
 
     OSError; ProtocolError for an address that is none.
+
+    :param opened: told of each socket before it connects, so that somebody can interrupt it and close it
     """
     try:
         place = Address.parse(address)
@@ -42,6 +45,7 @@ def connect(address: str, deadline: float) -> socket.socket:
     for family, kind, protocol, _, where in socket.getaddrinfo(place.host, place.port, type=socket.SOCK_STREAM):
         connection = socket.socket(family, kind, protocol)
         try:
+            opened(connection)
             connection.settimeout(_left(deadline))
             connection.connect(where)
         except OSError as error:
@@ -61,16 +65,15 @@ def tune(connection: socket.socket, patience: float) -> None:
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(patience * 1000))
 
 
-def secure(connection: socket.socket, tls: PeerTls, deadline: float, *, server: bool) -> ssl.SSLSocket:
-    """TLS on a connection. OSError."""
+def secure(
+    connection: socket.socket, tls: PeerTls, deadline: float, opened: Callable[[socket.socket], None], *, server: bool
+) -> ssl.SSLSocket:
+    """TLS on a connection, by a socket that takes its place; `opened` as in ``connect``. OSError."""
     context = tls.server() if server else tls.client()
     connection.settimeout(_left(deadline))
     secured = context.wrap_socket(connection, server_side=server, do_handshake_on_connect=False)
-    try:
-        secured.do_handshake()
-    except BaseException:
-        secured.close()
-        raise
+    opened(secured)
+    secured.do_handshake()
     return secured
 
 

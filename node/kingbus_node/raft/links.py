@@ -1,0 +1,161 @@
+"""A link to a peer, as the loop sees it: two connections that never block, each with what waits to be sent on it.
+
+Memory is bounded: entries on their way to a peer by Raft's window, short messages by a limit of their own. A peer that
+does not take what is sent to it loses the link, and gets what it missed once it is back.
+"""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from collections import deque
+from collections.abc import Iterator
+from itertools import islice
+from typing import Final
+
+from kingbus_node.raft.errors import RaftError
+from kingbus_node.raft.frames import Framed, FrameReader, encode_frame
+from kingbus_node.raft.messages import Append, Buffer, Install
+from kingbus_node.raft.transport import Connected
+
+CONTROL_BUFFER: Final = 64 << 10
+BULK_BUFFER: Final = 2 << 20
+MAX_CONTROL_QUEUE: Final = 4 << 20
+_BUFFERS_AT_ONCE: Final = 256  # of the 1024 that sendmsg(2) takes
+_BYTES_AT_ONCE: Final = 4 << 20
+
+
+class LinkError(RaftError):
+    """The link is of no use any more; the text says why."""
+
+
+class Lane:
+    """One connection of a link.
+
+    :param buffer: bytes to receive at once
+    :param limit: bytes that may wait to be sent
+    """
+
+    def __init__(self, connection: socket.socket, *, buffer: int, limit: int) -> None:
+        self.connection = connection
+        self._tls = isinstance(connection, ssl.SSLSocket)
+        self._reader = FrameReader(buffer)
+        self._limit = limit
+        self._queue: deque[memoryview] = deque()
+        self.queued = 0
+        self.blocked = False
+        """Whether the connection takes no more for now."""
+        self.unread = False
+        """Whether there may be more to receive, although the system does not say so."""
+        self.sent_bytes = 0
+        self.received_bytes = 0
+
+    def queue(self, buffers: list[Buffer]) -> None:
+        """Puts bytes behind those that wait. :raises LinkError: too many wait"""
+        for buffer in buffers:
+            if len(buffer):
+                self._queue.append(memoryview(buffer))
+                self.queued += len(buffer)
+        if self.queued > self._limit:
+            raise LinkError(f"it takes nothing: {self.queued} bytes wait to be sent")
+
+    def flush(self) -> None:
+        """Sends what the connection takes. :raises OSError: it broke"""
+        self.blocked = False
+        while self._queue and not self.blocked:
+            try:
+                count = self._send()
+            except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
+                self.blocked = True
+            else:
+                self._sent(count)
+
+    def _send(self) -> int:
+        if self._tls:
+            return self.connection.send(self._queue[0])
+        if len(self._queue) == 1:
+            return self.connection.send(self._queue[0])
+        return self.connection.sendmsg(list(islice(self._queue, _BUFFERS_AT_ONCE)))
+
+    def _sent(self, count: int) -> None:
+        self.sent_bytes += count
+        self.queued -= count
+        queue = self._queue
+        while count:
+            first = queue[0]
+            if count < len(first):
+                queue[0] = first[count:]
+                return
+            count -= len(first)
+            queue.popleft()
+
+    def receive(self) -> Iterator[Framed]:
+        """The messages that have arrived, some of them: see ``unread``. Each is valid until the next one is asked for.
+
+        :raises OSError: the connection broke
+        :raises LinkError: the peer closed it
+        :raises ProtocolError: the peer does not keep to the protocol
+        """
+        self.unread = False
+        got = 0
+        while got < _BYTES_AT_ONCE:
+            try:
+                count = self.connection.recv_into(self._reader.space())
+            except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
+                return
+            if count == 0:
+                raise LinkError("the peer closed the connection")
+            got += count
+            self.received_bytes += count
+            self._reader.received(count)
+            while (message := self._reader.next()) is not None:
+                yield message
+            if not self._tls:
+                return  # the system says it when there is more
+        self.unread = True
+
+    def close(self) -> None:
+        """Closes the connection."""
+        self.connection.close()
+        self._queue.clear()
+
+
+class Link:
+    """Both connections to one peer.
+
+    :param connected: what the transport made
+    :param window: bytes of entries that Raft has on their way at most
+    :param now: the time, seconds
+    """
+
+    def __init__(self, connected: Connected, window: int, now: float) -> None:
+        self.peer = connected.peer
+        self.address = connected.peer.sender
+        self.number = connected.number
+        self.control = Lane(connected.control, buffer=CONTROL_BUFFER, limit=MAX_CONTROL_QUEUE)
+        self.bulk = Lane(connected.bulk, buffer=BULK_BUFFER, limit=window)
+        self.since = now
+        self.heard = now
+        """When something arrived last."""
+        self.round_trip: float | None = None
+        """Seconds, smoothed."""
+
+    @property
+    def lanes(self) -> tuple[Lane, Lane]:
+        """Short messages first."""
+        return self.control, self.bulk
+
+    def send(self, message: Framed) -> None:
+        """Queues a message on the connection that it belongs to. :raises LinkError: too much waits there"""
+        bulk = isinstance(message, Install) or (isinstance(message, Append) and bool(message.entries))
+        (self.bulk if bulk else self.control).queue(encode_frame(message))
+
+    def measured(self, round_trip: float) -> None:
+        """A round trip took so many seconds (smoothed as in RFC 6298)."""
+        before = self.round_trip
+        self.round_trip = round_trip if before is None else before + (round_trip - before) / 8
+
+    def close(self) -> None:
+        """Closes both connections."""
+        self.control.close()
+        self.bulk.close()
