@@ -26,7 +26,7 @@ from kingbus_node import __version__, logs
 from kingbus_node.admin import download, snapshot
 from kingbus_node.admin.http import AdminError, AdminServer
 from kingbus_node.admin.metrics import Metrics
-from kingbus_node.admin.views import Binlog, Counters, Readiness, Status
+from kingbus_node.admin.views import Binlog, Counters, Readiness, Replica, Status
 from kingbus_node.config import Config, ConfigError, load
 from kingbus_node.raft.api import ConsensusError
 from kingbus_node.raft.single import SingleNode
@@ -207,12 +207,24 @@ class Node:
 
     def status(self) -> Status:
         """All of ``GET /v1/status``."""
-        replicas = snapshot.replicas(self._supervisor.replicas(), self._log_reader, self._config.node.name)
-        return snapshot.status(self._config, self._log, self._consensus, self._source, replicas, self.readiness())
+        return snapshot.status(
+            self._config,
+            self._log,
+            self._consensus,
+            snapshot.alone(self._config, self._log),
+            self._source.status(),
+            self.replicas(),
+            self.readiness(),
+            quorum=self._consensus.failure is None,
+        )
+
+    def replicas(self) -> list[Replica]:
+        """Those that are connected to this node."""
+        return snapshot.replicas(self._supervisor.replicas(), self._log_reader, self._config.node.name)
 
     def counters(self) -> Counters:
         """The totals behind the metrics."""
-        return snapshot.counters(self._source, self._supervisor.refusals())
+        return snapshot.counters(self._source.status(), self._supervisor)
 
     def binlogs(self) -> Sequence[Binlog]:
         """The files that are served."""
@@ -224,13 +236,13 @@ class Node:
 
     def kill_replica(self, replica_id: str) -> bool:
         """End the connection of a replica."""
-        ids = {str(report.connection_id): report.connection_id for report in self._supervisor.replicas()}
-        return replica_id in ids and self._supervisor.kill(ids[replica_id])
+        found = [replica.connection for replica in self.replicas() if replica.id == replica_id]
+        return sum(self._supervisor.kill(connection) for connection in found) > 0
 
     # What replicas ask
 
     def _source_status(self) -> dict[str, str | int | None]:
-        return snapshot.replica_status(self._config, self._log, self._source)
+        return snapshot.replica_status(self._config, self._log, self._source.status())
 
 
 def _deadline(seconds: float) -> float:

@@ -95,7 +95,7 @@ def test_a_killed_replica_comes_back_and_misses_nothing(chain: Chain) -> None:
     chain.converge(replica)
     (before,) = wait_for_replicas(chain, lambda now: len(now) == 1)
     kingbus(chain.node, "replicas", "kill", str(before["id"]))
-    wait_for_replicas(chain, lambda now: len(now) == 1 and now[0]["id"] != before["id"])
+    wait_for_replicas(chain, lambda now: len(now) == 1 and now[0]["connection"] != before["connection"])
     chain.workload.everything()
     chain.converge(replica)
 

@@ -9,7 +9,8 @@ from typing import TypeVar
 from aiohttp import web
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from kingbus_node.admin.views import MemberKind, Refused
+from kingbus_node.admin.views import Refused
+from kingbus_node.raft.api import MemberKind
 from kingbus_node.store.entry import Json
 
 

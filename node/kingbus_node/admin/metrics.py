@@ -3,44 +3,37 @@
 Everything that the node can be asked for is read at the scrape (a collector over the snapshot), so no metric can go
 stale; only the two histograms are fed as things happen. The registry is the node's own: nothing is global. No label
 holds a user name or an address, because ``/metrics`` needs no token.
+
+Labels are bounded: ``replica`` is one of those connected now (a replica keeps its label, and its counter goes on, when
+it connects again), ``code`` one of the error numbers that nodes send, ``member`` one of the cluster's.
 """
 
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import get_args
 
-from prometheus_client import CollectorRegistry, Histogram
+from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 from prometheus_client.registry import Collector
 
-from kingbus_node.admin.views import Counters, Node, SourceState, Status
+from kingbus_node.admin.histogram import Histogram
+from kingbus_node.admin.views import Counters, Node, Replica, SourceState, Status
 
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
-
-_BUCKETS = (0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 
 
 class Metrics:
     """The registry of one node. The histograms are there from the start; ``attach`` adds what is read from the node."""
 
     def __init__(self, version: str) -> None:
-        self._registry = CollectorRegistry(auto_describe=True)
+        self._registry = CollectorRegistry(auto_describe=False)
         self._version = version
-        self._commit = Histogram(
-            "kingbus_raft_commit_seconds",
-            "Time from a batch being proposed to its commit.",
-            buckets=_BUCKETS,
-            registry=self._registry,
-        )
-        self._fsync = Histogram(
-            "kingbus_fsync_seconds",
-            "Time that one fdatasync of the log took.",
-            buckets=_BUCKETS,
-            registry=self._registry,
-        )
+        self._commit = Histogram()
+        self._fsync = Histogram()
+        self._registry.register(_Fed(self._commit, self._fsync))
 
     def observe_commit(self, seconds: float) -> None:
         """A batch was committed ``seconds`` after it was proposed. Any thread."""
@@ -57,6 +50,20 @@ class Metrics:
     def exposition(self) -> bytes:
         """The text that Prometheus scrapes, in the format of ``CONTENT_TYPE``."""
         return generate_latest(self._registry)
+
+
+class _Fed(Collector):
+    """What is fed as things happen."""
+
+    def __init__(self, commit: Histogram, fsync: Histogram) -> None:
+        self._commit = commit
+        self._fsync = fsync
+
+    def collect(self) -> Iterable[Metric]:
+        yield self._commit.family(
+            "kingbus_raft_commit_seconds", "Time from a batch being proposed on this node to its commit."
+        )
+        yield self._fsync.family("kingbus_fsync_seconds", "Time that one fdatasync of the log took.")
 
 
 class _Snapshot(Collector):
@@ -107,8 +114,10 @@ def snapshot(status: Status, counters: Counters, version: str) -> Iterator[Metri
     yield from (connected, matched)
 
     source = status.source
-    state = GaugeMetricFamily("kingbus_source_state", "1 for the state that the source is in.", labels=["state"])
-    for name in get_args(SourceState):
+    state = GaugeMetricFamily(
+        "kingbus_source_state", "1 for the state that the source is in; only the leader knows.", labels=["state"]
+    )
+    for name in get_args(SourceState) if status.role == "leader" else ():
         state.add_metric([name], name == source.state)
     yield state
     yield gauge("source_connected", "1 while the binlog comes in from the source.", source.state == "connected")
@@ -123,20 +132,15 @@ def snapshot(status: Status, counters: Counters, version: str) -> Iterator[Metri
     yield counter("source_semisync_acks", "Semi-synchronous acknowledgements sent.", counters.semisync_acks)
 
     yield gauge("replicas", "Connections that receive the binlog from this node.", len(status.replicas))
-    lag_seconds = GaugeMetricFamily("kingbus_replica_lag_seconds", "Age of what is still to send.", labels=["replica"])
-    lag_bytes = GaugeMetricFamily("kingbus_replica_lag_bytes", "Committed bytes still to send.", labels=["replica"])
-    sent = CounterMetricFamily("kingbus_replica_sent_bytes", "Bytes sent on this connection.", labels=["replica"])
-    for replica in status.replicas:
-        if replica.lag_seconds is not None:
-            lag_seconds.add_metric([replica.id], replica.lag_seconds)
-        if replica.lag_bytes is not None:
-            lag_bytes.add_metric([replica.id], replica.lag_bytes)
-        sent.add_metric([replica.id], replica.sent_bytes)
+    yield counter(
+        "replicas_sent_bytes", "Bytes sent to replicas by this node, gone ones included.", counters.sent_bytes
+    )
+    yield from _replicas(status.replicas)
     errors = CounterMetricFamily("kingbus_replica_errors", "Refusals, by MySQL error number.", labels=["code"])
     # 1236 (asked for what is not there) is always told: an alert sees its first increase only if it was zero before.
     for code, count in sorted(({1236: 0} | dict(counters.replica_errors)).items()):
         errors.add_metric([str(code)], count)
-    yield from (lag_seconds, lag_bytes, sent, errors)
+    yield errors
 
     storage = status.storage
     yield gauge("store_bytes", "Size of the log on disk.", storage.bytes)
@@ -145,3 +149,21 @@ def snapshot(status: Status, counters: Counters, version: str) -> Iterator[Metri
     yield gauge("store_capacity_bytes", "Size of the file system where the log lies.", storage.capacity_bytes)
     yield gauge("store_oldest_timestamp_seconds", "When the oldest event in the log was written.", storage.oldest)
     yield counter("store_corruptions", "Damages found in the log.", counters.corruptions)
+
+
+def _replicas(replicas: Sequence[Replica]) -> Iterator[Metric]:
+    """By replica. One that is just coming back may have two connections for a moment: the newer one tells its lag."""
+    lag_seconds = GaugeMetricFamily("kingbus_replica_lag_seconds", "Age of what is still to send.", labels=["replica"])
+    lag_bytes = GaugeMetricFamily("kingbus_replica_lag_bytes", "Committed bytes still to send.", labels=["replica"])
+    sent = CounterMetricFamily(
+        "kingbus_replica_sent_bytes",
+        "Bytes sent to the replica by this node, on all its connections.",
+        labels=["replica"],
+    )
+    for replica in {one.id: one for one in sorted(replicas, key=lambda one: one.connection)}.values():
+        if replica.lag_seconds is not None:
+            lag_seconds.add_metric([replica.id], replica.lag_seconds)
+        if replica.lag_bytes is not None:
+            lag_bytes.add_metric([replica.id], replica.lag_bytes)
+        sent.add_metric([replica.id], replica.sent_bytes)
+    yield from (lag_seconds, lag_bytes, sent)

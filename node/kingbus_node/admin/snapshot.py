@@ -4,44 +4,49 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Final
 
 from kingbus_node import __version__
 from kingbus_node.admin.views import Binlog, Counters, Gtid, Member, Readiness, Replica, Role, Source, Status, Storage
 from kingbus_node.binlog.executed import ExecutedSet
 from kingbus_node.config import Address, Config
-from kingbus_node.raft.api import Consensus
+from kingbus_node.raft.api import ClusterConsensus, Consensus, MemberStatus
 from kingbus_node.serve.connections import ReplicaReport
-from kingbus_node.source.reader import SourceReader, SourceState, SourceStatus
+from kingbus_node.serve.supervisor import Supervisor
+from kingbus_node.source.reader import SourceState, SourceStatus
 from kingbus_node.source.resume import FACT_SOURCE
 from kingbus_node.store.log import Log
 from kingbus_node.store.reader import LogReader
+from kingbus_node.store.state import LogState
+
+INFO_ADMIN: Final = "admin"
+"""The key of `ClusterOptions.info` under which a node tells the others the URL of its admin API."""
 
 
 def status(
     config: Config,
     log: Log,
     consensus: Consensus,
-    reader: SourceReader,
+    members: Sequence[Member],
+    source: SourceStatus,
     replicas: Sequence[Replica],
     readiness: Readiness,
+    *,
+    quorum: bool,
 ) -> Status:
-    """All of ``GET /v1/status``."""
+    """All of ``GET /v1/status``, as one node sees it. `quorum`: it is in touch with one."""
     state, stats = log.state, log.stats()
-    leads = consensus.is_leader
-    role: Role = "leader" if leads else "follower"
-    name, last_index = config.node.name, log.last_index
-    address = config.raft.advertise or config.raft.listen
     return Status(
-        node=name,
-        role=role,
+        node=config.node.name,
+        role=_own_role(consensus, members, config.node.name),
         term=consensus.term,
         leader=consensus.leader,
-        quorum=consensus.failure is None,
+        quorum=quorum,
         commit_index=log.commit_index,
-        last_index=last_index,
-        members=[Member(name, str(address), role, log.durable_index, connected=True)],
-        source=_source(reader, log),
+        last_index=log.last_index,
+        members=members,
+        source=source_view(source, state, leads=consensus.is_leader),
         gtid=Gtid(executed=_printed(state.executed), purged=_printed(state.purged)),
         replicas=replicas,
         storage=Storage(
@@ -53,25 +58,62 @@ def status(
         ),
         ready=readiness.ready,
         version=__version__,
+        reasons=readiness.reasons,
     )
+
+
+def alone(config: Config, log: Log) -> list[Member]:
+    """The members of a cluster of this node alone."""
+    address = config.raft.advertise or config.raft.listen
+    return [Member(config.node.name, str(address), "leader", log.durable_index, connected=True)]
+
+
+def members(consensus: ClusterConsensus) -> list[Member]:
+    """The members of a cluster, with the addresses of their admin APIs as far as they have told them."""
+    return [_member(one, consensus.info_of(one.name).get(INFO_ADMIN)) for one in consensus.members()]
+
+
+def _member(one: MemberStatus, admin: str | None) -> Member:
+    role: Role = "leader" if one.leader else "follower" if one.role == "voter" else one.role
+    return Member(one.name, one.address, role, one.match, one.reachable, one.priority, admin)
+
+
+def _own_role(consensus: Consensus, members: Sequence[Member], name: str) -> Role:
+    if consensus.is_leader:
+        return "leader"
+    role: Role = next((member.role for member in members if member.name == name), "learner")
+    if role == "learner" or role == "witness":
+        return role
+    return "follower" if consensus.leader is not None else "candidate"
+
+
+def admin_url(config: Config, listening: Address) -> str:
+    """Where the other nodes reach this node's admin API, which listens at `listening`."""
+    if config.admin.advertise is not None:
+        return config.admin.advertise
+    host = listening.host
+    if host in ("0.0.0.0", "::"):
+        host = (config.raft.advertise or config.raft.listen).host
+    return f"{'http' if config.admin.tls.cert is None else 'https'}://{Address(host, listening.port)}"
 
 
 def replicas(reports: Sequence[ReplicaReport], reader: LogReader, node: str) -> list[Replica]:
     """The dumps of this node. How far one is behind is counted from what was sent to what is visible."""
-    files: list[Binlog] = []
     current = reader.current_file()
-    if current is not None and any(report.file != current.name for report in reports):
+    files: list[Binlog] = []
+    if current is not None and any(report.file not in ("", current.name) for report in reports):
         files = binlogs(reader)
     elif current is not None:
         files = [Binlog(current.name, current.end_pos, current.closed)]
-    return [_replica(report, files, node) for report in reports]
+    ends = ends_of(files)
+    return [_replica(report, ends, node) for report in reports]
 
 
-def _replica(report: ReplicaReport, files: Sequence[Binlog], node: str) -> Replica:
-    behind = bytes_after(report.file, report.position, files) if report.file else None
+def _replica(report: ReplicaReport, ends: Mapping[str, tuple[int, int]], node: str) -> Replica:
+    behind = bytes_after(report.file, report.position, ends) if report.file else None
     age = max(0.0, time.time() - report.timestamp) if report.timestamp else None
     return Replica(
-        id=str(report.connection_id),
+        id=report.identity or f"connection-{report.connection_id}@{node}",
         server_id=report.server_id,
         uuid=report.uuid or None,
         host=str(Address(report.host, report.port)),
@@ -83,21 +125,47 @@ def _replica(report: ReplicaReport, files: Sequence[Binlog], node: str) -> Repli
         lag_bytes=behind,
         lag_seconds=0.0 if behind == 0 else age,
         node=node,
-        sent_bytes=report.sent_bytes,
+        sent_bytes=report.sent_before + report.sent_bytes,
+        connection=report.connection_id,
     )
 
 
-def bytes_after(name: str, position: int, files: Sequence[Binlog]) -> int | None:
-    """Bytes of binlog behind a place; None when its file is not there any more."""
-    for number, file in enumerate(files):
-        if file.name == name:
-            return max(0, file.size - position) + sum(later.size for later in files[number + 1 :])
-    return None
+def ends_of(files: Sequence[Binlog]) -> dict[str, tuple[int, int]]:
+    """By name: how long a file is, and how many bytes the files behind it have together."""
+    ends: dict[str, tuple[int, int]] = {}
+    later = 0
+    for file in reversed(files):
+        ends[file.name] = (file.size, later)
+        later += file.size
+    return ends
 
 
-def replica_status(config: Config, log: Log, reader: SourceReader) -> dict[str, str | int | None]:
+def bytes_after(name: str, position: int, ends: Mapping[str, tuple[int, int]]) -> int | None:
+    """Bytes of binlog behind a place, by `ends_of`; None when its file is not there any more."""
+    found = ends.get(name)
+    return None if found is None else max(0, found[0] - position) + found[1]
+
+
+def source_view(now: SourceStatus, state: LogState, *, leads: bool) -> Source:
+    """How it stands with the source, and how far its binlog is committed here.
+
+    A node that does not lead reads from none: what it knew when it did is not told.
+    """
+    return Source(
+        endpoint=str(now.endpoint),
+        state=now.state.value if leads else "stopped",
+        error=now.error if leads else None,
+        semi_sync=now.semi_sync and leads,
+        lag_seconds=now.lag_seconds if leads else None,
+        file=None if state.file is None else state.file.source_name,
+        position=None if state.file is None else state.file.end_pos,
+        version=now.version,
+    )
+
+
+def replica_status(config: Config, log: Log, now: SourceStatus) -> dict[str, str | int | None]:
     """What SHOW REPLICA STATUS tells: the cluster as a replica of its source (keys as `serve.status` has them)."""
-    now, state = reader.status(), log.state
+    state = log.state
     connected = now.state is SourceState.CONNECTED
     running = {SourceState.CONNECTED: "Yes", SourceState.CONNECTING: "Connecting"}.get(now.state, "No")
     source = state.facts.get(FACT_SOURCE)
@@ -135,36 +203,23 @@ def _error_code(now: SourceStatus) -> int:
     return 1593 if now.state is SourceState.REFUSED else 2003
 
 
-def counters(reader: SourceReader, replica_errors: dict[int, int]) -> Counters:
+def counters(source: SourceStatus, supervisor: Supervisor, leader_changes: int = 0) -> Counters:
     """The totals behind the metrics."""
-    source = reader.status()
     return Counters(
+        leader_changes=leader_changes,
         source_events=source.events,
         source_bytes=source.bytes,
         source_transactions=source.transactions,
         source_reconnects=source.reconnects,
         semisync_acks=source.acks,
-        replica_errors=replica_errors,
+        replica_errors=supervisor.refusals(),
+        sent_bytes=supervisor.sent_bytes(),
     )
 
 
 def binlogs(reader: LogReader) -> list[Binlog]:
     """The files that are served, oldest first."""
     return [Binlog(file.name, file.end_pos, file.closed) for file in reader.files()]
-
-
-def _source(reader: SourceReader, log: Log) -> Source:
-    now, file = reader.status(), log.state.file
-    return Source(
-        endpoint=str(now.endpoint),
-        state=now.state.value,
-        error=now.error,
-        semi_sync=now.semi_sync,
-        lag_seconds=now.lag_seconds,
-        file=None if file is None else file.source_name,
-        position=None if file is None else file.end_pos,
-        version=now.version,
-    )
 
 
 def _printed(gtids: ExecutedSet | None) -> str:

@@ -13,10 +13,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
+from kingbus_node.raft.api import MemberKind
 from kingbus_node.store.entry import Json
 
 Role = Literal["leader", "follower", "candidate", "learner", "witness"]
-MemberKind = Literal["voter", "learner", "witness"]
 SourceState = Literal["connected", "connecting", "stopped", "refused"]
 
 
@@ -198,6 +198,7 @@ class Counters:
     source_transactions: int = 0
     source_reconnects: int = 0
     semisync_acks: int = 0
+    sent_bytes: int = 0
     corruptions: int = 0
     replica_errors: Mapping[int, int] = field(default_factory=dict)
     """Refusals sent to replicas, by MySQL error number."""

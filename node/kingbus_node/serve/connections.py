@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Final
 
 from kingbus_node.serve.control import Json, Message, number_of, text_of
 from kingbus_node.serve.view import ConnectedReplica, Process
@@ -21,8 +22,8 @@ class ReplicaReport:
     connection_id: for KILL. server_id, uuid: the replica's ('' when it did not say). host: the client's address.
     report_host, report_port: what it registered ('' and 0 when it did not). version: of its client library. file,
     position: of the last event sent. index: log index that it is at. timestamp: of the last event sent, Unix seconds, 0
-    when unknown. gtid_sent: what the replica has, as far as it was worth telling (long sets are cut). sent_bytes: in
-    all.
+    when unknown. gtid_sent: what the replica has, as far as it was worth telling (long sets are cut). sent_bytes: on
+    this connection. sent_before: on earlier ones of the same replica (`identity`), as far as it is remembered.
     """
 
     connection_id: int
@@ -42,6 +43,20 @@ class ReplicaReport:
     gtid_sent: str
     sent_bytes: int
     started: float
+    sent_before: int = 0
+
+    @property
+    def identity(self) -> str:
+        """What stays when a replica connects again: its uuid, or its server id; '' if it gave neither."""
+        return identity_of(self.uuid, self.server_id)
+
+
+def identity_of(uuid: str, server_id: int) -> str:
+    """See `ReplicaReport.identity`."""
+    return uuid or (f"server-{server_id}" if server_id else "")
+
+
+_REMEMBERED: Final = 1000  # replicas that have left, and how much they were sent
 
 
 @dataclass(slots=True)
@@ -67,6 +82,7 @@ class ConnectionTable:
         """Errors that ended dumps, by number."""
         self.sent_bytes_ended = 0
         """Bytes that dumps which are over have sent."""
+        self._sent_before: dict[str, int] = {}  # the same by replica; who left last comes last
 
     def __len__(self) -> int:
         return len(self._connections)
@@ -118,7 +134,10 @@ class ConnectionTable:
                 code = number_of(message, "code")
                 if code:
                     self.refusals[code] += 1
-                self.sent_bytes_ended += number_of(message, "sent")
+                if connection.dump is None:
+                    self.sent_bytes_ended += number_of(message, "sent")
+                else:
+                    self._ended(connection.dump, number_of(message, "sent"))
                 connection.dump = None
             case "closed":
                 self._close(number)
@@ -128,7 +147,21 @@ class ConnectionTable:
     def _close(self, number: int) -> None:
         connection = self._connections.pop(number)
         if connection.dump is not None:
-            self.sent_bytes_ended += number_of(connection.progress, "sent")
+            self._ended(connection.dump, number_of(connection.progress, "sent"))
+
+    def _ended(self, dump: Message, sent: int) -> None:
+        """A dump is over: what it sent is not forgotten, so that counters do not fall when a replica comes back."""
+        self.sent_bytes_ended += sent
+        identity = identity_of(text_of(dump, "uuid"), number_of(dump, "server_id"))
+        if identity:
+            self._sent_before[identity] = self._sent_before.pop(identity, 0) + sent
+            while len(self._sent_before) > _REMEMBERED:
+                del self._sent_before[next(iter(self._sent_before))]
+
+    def sent_bytes(self) -> int:
+        """Bytes that all dumps have sent, those that are over included."""
+        streaming = (one.progress for one in self._connections.values() if one.dump is not None)
+        return self.sent_bytes_ended + sum(number_of(progress, "sent") for progress in streaming)
 
     def same_replica(self, uuid: str, server_id: int, besides: int) -> set[int]:
         """The workers that have another dump of this replica (the rule of `registry.Dump.is_same_replica`)."""
@@ -146,7 +179,11 @@ class ConnectionTable:
 
     def reports(self) -> list[ReplicaReport]:
         """All dumps, the oldest connection first."""
-        return [_report(connection, connection.dump) for connection in self._connections.values() if connection.dump]
+        return [
+            _report(connection, connection.dump, self._sent_before)
+            for connection in self._connections.values()
+            if connection.dump is not None
+        ]
 
     def processes(self) -> list[Process]:
         """All connections, roughly: a worker knows better about its own."""
@@ -166,8 +203,9 @@ class ConnectionTable:
         ]
 
 
-def _report(connection: _Connection, dump: Message) -> ReplicaReport:
+def _report(connection: _Connection, dump: Message, sent_before: Mapping[str, int]) -> ReplicaReport:
     progress = connection.progress
+    identity = identity_of(text_of(dump, "uuid"), number_of(dump, "server_id"))
     started = dump.get("started")
     return ReplicaReport(
         connection_id=connection.id,
@@ -187,6 +225,7 @@ def _report(connection: _Connection, dump: Message) -> ReplicaReport:
         gtid_sent=text_of(progress, "gtid_sent"),
         sent_bytes=number_of(progress, "sent"),
         started=float(started) if isinstance(started, int | float) else connection.since,
+        sent_before=sent_before.get(identity, 0),
     )
 
 

@@ -151,10 +151,10 @@ class Supervisor:
         with self._lock:
             return dict(self._table.refusals)
 
-    def sent_bytes_ended(self) -> int:
-        """Bytes that the dumps which have ended had sent."""
+    def sent_bytes(self) -> int:
+        """Bytes that all dumps have sent, those that are over included."""
         with self._lock:
-            return self._table.sent_bytes_ended
+            return self._table.sent_bytes()
 
     @property
     def alive(self) -> bool:

@@ -7,92 +7,18 @@ import socket
 import ssl
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
+from unit.admin.fakes import STATUS, FakeControl, FakeNode
 
 from kingbus_node.admin.http import AdminError, AdminServer
 from kingbus_node.admin.metrics import Metrics
-from kingbus_node.admin.views import (
-    Binlog,
-    Counters,
-    Gtid,
-    Member,
-    Readiness,
-    Refused,
-    Replica,
-    Source,
-    Status,
-    Storage,
-)
+from kingbus_node.admin.views import Readiness, Refused, Source
 from kingbus_node.config import Address, AdminSettings
-
-REPLICA = Replica(
-    id="w0-7",
-    server_id=2,
-    uuid="3e11fa47-71ca-11e1-9e33-c80aa9429562",
-    host="10.1.2.3:40112",
-    user="repl",
-    version="9.7.4",
-    file="binlog.000002",
-    position=1000,
-    gtid_sent="u:1-5",
-    lag_bytes=17,
-    lag_seconds=0.5,
-    node="node-1",
-    sent_bytes=4096,
-)
-STATUS = Status(
-    node="node-1",
-    role="leader",
-    term=3,
-    leader="node-1",
-    quorum=True,
-    commit_index=41,
-    last_index=42,
-    members=[Member("node-1", "127.0.0.1:7401", "leader", 42, True)],
-    source=Source("10.9.9.9:3306", "connected", None, True, 0.0, "binlog.000002", 1017),
-    gtid=Gtid("u:1-6", ""),
-    replicas=[REPLICA],
-    storage=Storage(2, 123456, 1700000000, 10**9, 4 * 10**9),
-    ready=True,
-)
-
-
-@dataclass
-class FakeNode:
-    """Answers what a test put in."""
-
-    now: Status = STATUS
-    ready: Readiness = field(default_factory=lambda: Readiness(True))
-    killed: list[str] = field(default_factory=list)
-    broken: bool = False
-
-    def status(self) -> Status:
-        if self.broken:
-            raise RuntimeError("hunter2")
-        return self.now
-
-    def readiness(self) -> Readiness:
-        return self.ready
-
-    def counters(self) -> Counters:
-        return Counters(source_events=7, replica_errors={1236: 2})
-
-    def binlogs(self) -> Sequence[Binlog]:
-        return [Binlog("binlog.000001", 500, True), Binlog("binlog.000002", 1017, False)]
-
-    def binlog(self, name: str, position: int) -> Iterator[bytes]:
-        if name != "binlog.000001":
-            raise Refused(404, f"there is no binlog file {name!r}")
-        return iter([b"\xfebin", str(position).encode()])
-
-    def kill_replica(self, replica_id: str) -> bool:
-        self.killed.append(replica_id)
-        return replica_id == REPLICA.id
 
 
 @dataclass(frozen=True)
@@ -110,12 +36,13 @@ class Answer:
 
 
 @contextmanager
-def serving(node: FakeNode, token_file: Path | None = None) -> Iterator[AdminServer]:
+def serving(
+    node: FakeNode, token_file: Path | None = None, control: FakeControl | None = None, name: str = "node-1"
+) -> Iterator[AdminServer]:
     metrics = Metrics("1.2.3")
     metrics.attach(node)
-    server = AdminServer(
-        AdminSettings(listen=Address("127.0.0.1", 0), token_file=token_file), "node-1", node, None, metrics
-    )
+    settings = AdminSettings(listen=Address("127.0.0.1", 0), token_file=token_file)
+    server = AdminServer(settings, name, node, control, metrics)
     server.start()
     try:
         yield server
@@ -123,9 +50,20 @@ def serving(node: FakeNode, token_file: Path | None = None) -> Iterator[AdminSer
         server.stop()
 
 
-def ask(server: AdminServer, path: str, token: str | None = None, method: str = "GET") -> Answer:
-    headers = {} if token is None else {"Authorization": f"Bearer {token}"}
-    request = urllib.request.Request(f"http://{server.address}{path}", headers=headers, method=method)
+def ask(
+    server: AdminServer,
+    path: str,
+    token: str | None = None,
+    method: str = "GET",
+    body: object = None,
+    headers: Mapping[str, str] | None = None,
+) -> Answer:
+    sent = {"Authorization": f"Bearer {token}"} if token is not None else {}
+    data = None if body is None else json.dumps(body).encode()
+    if data is not None:
+        sent["Content-Type"] = "application/json"
+    url = f"http://{server.address}{path}"
+    request = urllib.request.Request(url, data, {**sent, **(headers or {})}, method=method)
     try:
         with urllib.request.urlopen(request, timeout=10) as response:
             return Answer(
@@ -269,6 +207,144 @@ def test_the_description_names_every_path_and_resolves_every_reference() -> None
     for part in text.split('"$ref": "')[1:]:
         name = part.split('"')[0].removeprefix("#/components/schemas/")
         assert name in described["components"]["schemas"]
+
+
+ORDERS = [
+    ("POST", "/v1/members", {"address": "10.0.0.4:7401"}, ("add", "", "10.0.0.4:7401", "voter", 0), 200),
+    (
+        "POST", "/v1/members", {"address": "h:1", "name": "n", "role": "witness", "priority": -1},
+        ("add", "n", "h:1", "witness", -1), 200,
+    ),
+    ("DELETE", "/v1/members/node-2", None, ("remove", "node-2"), 204),
+    ("POST", "/v1/leader/transfer", {}, ("transfer", None), 200),
+    ("POST", "/v1/leader/transfer", {"to": "node-3"}, ("transfer", "node-3"), 200),
+    ("PUT", "/v1/source", {"semi_sync": False}, ("set", {"semi_sync": False}), 200),
+    ("POST", "/v1/source/stop", None, ("stop",), 204),
+    ("POST", "/v1/source/start", None, ("start",), 204),
+    ("POST", "/v1/source/switch", {"endpoints": ["db2:1"]}, ("switch", {"endpoints": ["db2:1"]}, False), 200),
+    (
+        "POST", "/v1/source/switch", {"endpoints": ["db2:1"], "force": True},
+        ("switch", {"endpoints": ["db2:1"]}, True), 200,
+    ),
+    ("POST", "/v1/binlogs/purge", {"to": "b.000002"}, ("purge", "b.000002", None), 200),
+    ("POST", "/v1/binlogs/purge", {"before": 1.5}, ("purge", None, 1.5), 200),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("method", "path", "body", "order", "status"), ORDERS)
+def test_orders_reach_the_node(method: str, path: str, body: object, order: tuple[object, ...], status: int) -> None:
+    control = FakeControl()
+    with serving(FakeNode(), control=control) as server:
+        answer = ask(server, path, method=method, body=body)
+    assert answer.status == status
+    assert control.told[0] == order
+
+
+@pytest.mark.parametrize(("method", "path", "body"), [order[:3] for order in ORDERS])
+def test_orders_need_the_token(method: str, path: str, body: object, tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("s3cret")
+    control = FakeControl()
+    with serving(FakeNode(), tmp_path / "token", control) as server:
+        for token in (None, "", "s3cre", "s3cret1", "\xfc"):
+            assert ask(server, path, token, method, body).status == 401
+        assert control.told == []
+        assert ask(server, path, "s3cret", method, body).status < 300
+
+
+@pytest.mark.parametrize(("method", "path", "body"), [order[:3] for order in ORDERS])
+def test_a_page_of_another_site_cannot_give_orders(method: str, path: str, body: object) -> None:
+    control = FakeControl()
+    with serving(FakeNode(), control=control) as server:
+        for headers in ({"Origin": "https://evil.example"}, {"Sec-Fetch-Site": "cross-site"}, {"Origin": "null"}):
+            assert ask(server, path, method=method, body=body, headers=headers).status == 403
+        assert control.told == []
+        own = {"Origin": f"http://{server.address}", "Sec-Fetch-Site": "same-origin"}
+        assert ask(server, path, method=method, body=body, headers=own).status < 300
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status", "told"),
+    [
+        ("/v1/members", {}, 422, "address: Field required"),
+        ("/v1/members", {"address": "a:1", "role": "king"}, 422, "role: Input should be"),
+        ("/v1/members", {"address": "a:1", "password": "hunter2"}, 422, "password: unknown key"),
+        ("/v1/members", [], 422, "Input should be"),
+        ("/v1/binlogs/purge", {}, 422, "expected one of to and before"),
+        ("/v1/binlogs/purge", {"to": "b", "before": 1}, 422, "expected one of to and before"),
+        ("/v1/source/switch", {}, 422, "endpoints: Field required"),
+        ("/v1/source/switch", {"endpoints": [], "force": True}, 422, "endpoints: "),
+    ],
+)
+def test_orders_that_make_no_sense_are_refused(path: str, body: object, status: int, told: str) -> None:
+    control = FakeControl()
+    with serving(FakeNode(), control=control) as server:
+        answer = ask(server, path, method="POST", body=body)
+    assert (answer.status, control.told) == (status, [])
+    assert answer.kind.startswith("application/problem+json")
+    assert told in str(answer.json["detail"])
+    assert b"hunter2" not in answer.body
+
+
+def test_a_body_must_be_json_and_say_so() -> None:
+    with serving(FakeNode(), control=FakeControl()) as server:
+        said = ask(
+            server, "/v1/members", method="POST", body={"address": "a:1"}, headers={"Content-Type": "text/plain"}
+        )
+        assert said.status == 415
+        request = urllib.request.Request(
+            f"http://{server.address}/v1/members", b"{", {"Content-Type": "application/json"}, method="POST"
+        )
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            urllib.request.urlopen(request, timeout=10)
+        with refused.value:
+            assert refused.value.code == 400
+        huge = ask(server, "/v1/members", method="POST", body={"address": "a" * 100_000})
+        assert (huge.status, huge.kind.split(";")[0]) == (413, "application/problem+json")
+
+
+def test_a_refusal_is_told_with_its_facts() -> None:
+    control = FakeControl(refusal=Refused(409, "it lacks 2 transactions", missing="u:7-8"))
+    with serving(FakeNode(), control=control) as server:
+        answer = ask(server, "/v1/source/switch", method="POST", body={"endpoints": ["db2:1"]})
+    assert answer.status == 409
+    assert (answer.json["detail"], answer.json["missing"]) == ("it lacks 2 transactions", "u:7-8")
+
+
+def test_the_source_is_shown_with_its_settings_and_without_a_secret() -> None:
+    with serving(FakeNode(), control=FakeControl()) as server:
+        source = ask(server, "/v1/source").json
+    assert isinstance(source["settings"], dict)
+    assert source["settings"]["endpoints"] == ["10.9.9.9:3306"]
+    assert isinstance(source["status"], dict)
+    assert source["status"]["state"] == "connected"
+    assert "password" not in json.dumps(source)
+
+
+def test_a_binlog_file_is_streamed() -> None:
+    with serving(FakeNode()) as server:
+        whole, later = ask(server, "/v1/binlogs/binlog.000001"), ask(server, "/v1/binlogs/binlog.000001?from=156")
+        wrong, missing = ask(server, "/v1/binlogs/binlog.000001?from=-1"), ask(server, "/v1/binlogs/no%2F..")
+    assert (whole.status, whole.kind, whole.body) == (200, "application/octet-stream", b"\xfebin4")
+    assert later.body == b"\xfebin156"
+    assert (wrong.status, missing.status) == (400, 404)
+
+
+def test_the_page_loads_nothing_and_allows_nothing_else() -> None:
+    with serving(FakeNode()) as server:
+        page = ask(server, "/")
+    text = page.body.decode()
+    assert page.status == 200
+    assert page.kind == "text/html; charset=utf-8"
+    assert "default-src 'none'" in page.headers["Content-Security-Policy"]
+    assert "unsafe" not in page.headers["Content-Security-Policy"]
+    for outside in ("http://", "https://", "//cdn", "@import", "innerHTML", " style=", " onclick="):
+        assert outside not in text
+    assert STATUS.node not in text
+
+
+def test_probes_may_be_asked_with_head() -> None:
+    with serving(FakeNode(ready=Readiness(False, ("because",)))) as server:
+        assert [ask(server, path, method="HEAD").status for path in ("/livez", "/readyz", "/")] == [200, 503, 200]
 
 
 def test_a_taken_port_is_told_with_the_key_that_chose_it() -> None:

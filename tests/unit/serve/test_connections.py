@@ -185,3 +185,40 @@ def test_closing_closes_what_was_not_handed_over() -> None:
         os.fstat(fd)
     read.close()
     theirs.close()
+
+
+def progress(table: ConnectionTable, worker: int, number: int, sent: int) -> None:
+    table.note(worker, {"op": "progress", "id": number, "file": "b", "position": 4, "index": 1, "sent": sent})
+
+
+def test_what_a_replica_was_sent_is_not_forgotten_when_it_comes_back_elsewhere() -> None:
+    table = ConnectionTable()
+    first = dumping(table, 0, uuid="u", server_id=7)
+    progress(table, 0, first, 1000)
+    table.worker_gone(0)
+    assert table.reports() == []
+    progress(table, 1, dumping(table, 1, uuid="u", server_id=7), 10)
+    (report,) = table.reports()
+    assert (report.identity, report.sent_before, report.sent_bytes) == ("u", 1000, 10)
+    assert table.sent_bytes() == 1010
+
+
+def test_a_replica_without_uuid_is_known_by_its_server_id_and_a_client_without_either_by_nothing() -> None:
+    table = ConnectionTable()
+    for server_id in (7, 0):
+        number = dumping(table, 0, server_id=server_id)
+        table.note(0, {"op": "undump", "id": number, "code": 0, "sent": 5})
+        dumping(table, 0, server_id=server_id)
+    assert [(report.identity, report.sent_before) for report in table.reports()] == [("server-7", 5), ("", 0)]
+    assert table.sent_bytes() == 10
+
+
+def test_only_so_many_replicas_that_are_gone_are_remembered() -> None:
+    table = ConnectionTable()
+    for server_id in range(1, 1102):
+        number = dumping(table, 0, server_id=server_id)
+        table.note(0, {"op": "undump", "id": number, "code": 1236, "sent": 1})
+        table.note(0, {"op": "closed", "id": number})
+    assert len(table._sent_before) == 1000
+    assert table.sent_bytes() == 1101
+    assert table.refusals == {1236: 1101}
