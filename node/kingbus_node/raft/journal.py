@@ -17,7 +17,6 @@ what a purge ended, and the core may be about to send that.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -33,6 +32,7 @@ from kingbus_node.store.entry import Meta, Stored, parse, prepare
 from kingbus_node.store.errors import InvalidEntryError, PurgedError
 from kingbus_node.store.index import Records, entry_sizes
 from kingbus_node.store.log import Log
+from kingbus_node.store.space import DiskSpace
 from kingbus_node.store.state import LogState
 
 DEFAULT_MIN_FREE = 1 << 30
@@ -76,8 +76,7 @@ class Journal:
         CorruptLogError.
         """
         self._log = log
-        self._min_free_bytes = min_free_bytes
-        self._full = False
+        self._space = DiskSpace(log.directory, min_free_bytes)
         log.sync()
         self._commit_floor = log.commit_index
         self._identity = load_identity(log.directory)
@@ -104,13 +103,13 @@ class Journal:
 
     @property
     def writable(self) -> bool:
-        """Whether there is room. Once there was none, a quarter more must be free, so that it does not change its mind
-        with every entry.
-        """
-        disk = os.statvfs(self._log.directory)
-        needed = self._min_free_bytes * 5 // 4 if self._full else self._min_free_bytes
-        self._full = disk.f_bavail * disk.f_frsize < needed
-        return not self._full
+        """Whether there is room: see `DiskSpace.full`."""
+        return not self._space.full
+
+    @property
+    def unwritable_reason(self) -> str | None:
+        """For people, why it is not ``writable``; None if it is."""
+        return None if self.writable else self._space.describe()
 
     def term_at(self, index: int) -> int | None:
         """See `storage.Storage.term_at`."""

@@ -38,7 +38,7 @@ from kingbus_node.serve.mariadb_start import start_by_gtid_position
 from kingbus_node.serve.misplaced import misplaced_position
 from kingbus_node.serve.mysql_start import decode_set, start_by_gtid_set
 from kingbus_node.serve.outgoing import Outgoing
-from kingbus_node.serve.refusals import Coordinates, checksum_unknown, same_replica
+from kingbus_node.serve.refusals import Coordinates, checksum_unknown, same_replica, unknown_file
 from kingbus_node.serve.registry import Dump, Registry, StopReason
 from kingbus_node.serve.start import MaybeLateError, Start, start_at_position
 from kingbus_node.store.catalogue import FileInfo
@@ -51,6 +51,7 @@ from kingbus_node.wire.errors import MySQLError, shutting_down, unknown_command
 
 _EOF: Final = b"\xfe\0\0\x02\0"  # no warnings; status: autocommit
 _HEAD_BLOCK: Final = 65536
+_PURGES_IN_A_ROW: Final = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +141,7 @@ class _Stream:
     def _find_start(self) -> Start | None:
         """Where to begin; None when the dump was stopped first."""
         deadline = time.monotonic() + self._settings.patience
+        purges = 0
         while True:
             self._dump.wakeup.clear()
             if self._stopped():
@@ -148,13 +150,18 @@ class _Stream:
                 return self._start()
             except MaybeLateError as late:
                 left = deadline - time.monotonic()
-                if left <= 0 or self._reader.state().file is None:
+                if left <= 0 or self._reader.current_file() is None:
                     raise late.refusal from None
                 self._wait(left)
+            except PurgedError:
+                # A purge came between two looks: the next one finds what is left, and says what is missing.
+                purges += 1
+                if purges == _PURGES_IN_A_ROW:
+                    raise unknown_file() from None
 
     def _start(self) -> Start:
         request, facts = self._dump.request, self._dump.facts
-        if self._reader.state().file is None:
+        if self._reader.current_file() is None:
             raise MaybeLateError(shutting_down())
         if self._flavor is Flavor.MYSQL:
             if request.kind is DumpKind.GTID:

@@ -35,6 +35,7 @@ _HEADER = struct.Struct("<8sIIQ")
 _RECORD = struct.Struct("<IIQQIHH")
 _CLOSED = 1
 _CHUNK = 256
+_WORTH_COMPACTING = 1024
 if _RECORD.size + 2 * MAX_NAME > RECORD_SIZE:
     raise AssertionError("two names fit a catalogue record")
 
@@ -100,6 +101,17 @@ class CatalogueReader:
             return info
         raise KeyError(file_id)
 
+    def starting_from(self, index: int, first: int, last: int) -> FileInfo | None:
+        """Of the files `first` to `last`, which are all here, the oldest that begins with entry `index` or later."""
+        low, high = first, last + 1
+        while low < high:
+            middle = (low + high) // 2
+            if self.get(middle).start_index < index:
+                low = middle + 1
+            else:
+                high = middle
+        return self.get(low) if low <= last else None
+
     def range(self, first: int, last: int) -> Iterator[FileInfo]:
         """Records of the files `first` to `last`, as far as there are any."""
         file_id = max(first, self.first_id)
@@ -130,9 +142,7 @@ class Catalogue:
     @classmethod
     def create(cls, directory: Path, first_id: int, files: Iterable[FileInfo]) -> Catalogue:
         """Replaces the catalogue by one of these files, numbered from `first_id` without gaps."""
-        rest = struct.pack("<Q", first_id)
-        header = _HEADER.pack(_MAGIC, 1, zlib.crc32(rest), first_id)
-        write_file(directory / CATALOGUE_NAME, header.ljust(RECORD_SIZE, b"\0"))
+        write_file(directory / CATALOGUE_NAME, _header_block(first_id))
         catalogue = cls(directory)
         for info in files:
             catalogue.put(info)
@@ -145,6 +155,17 @@ class Catalogue:
             return
         write_at(self._file.fd, [info.encode()], RECORD_SIZE * (1 + info.id - self.first_id))
 
+    def compacted(self, oldest_id: int) -> Catalogue:
+        """The catalogue without the files before `oldest_id`, once they take most of it: a new one, or this one."""
+        dead = oldest_id - self.first_id
+        live = self._file.size() // RECORD_SIZE - 1 - dead
+        if dead < max(live, _WORTH_COMPACTING):
+            return self
+        path = self._directory / CATALOGUE_NAME
+        data = read_at(self._file.fd, max(0, live) * RECORD_SIZE, RECORD_SIZE * (1 + dead))
+        write_file(path, _header_block(oldest_id) + data)
+        return Catalogue(self._directory)
+
     def cut(self, last_id: int) -> None:
         """Removes the records behind file `last_id`."""
         size = RECORD_SIZE * (1 + last_id + 1 - self.first_id)
@@ -154,6 +175,11 @@ class Catalogue:
     def sync(self) -> None:
         """Makes it durable, which only saves work after a crash."""
         fdatasync(self._file.fd)
+
+
+def _header_block(first_id: int) -> bytes:
+    header = _HEADER.pack(_MAGIC, 1, zlib.crc32(struct.pack("<Q", first_id)), first_id)
+    return header.ljust(RECORD_SIZE, b"\0")
 
 
 def files_in(segments: Segments, state: LogState) -> tuple[int, Sequence[FileInfo]]:

@@ -110,6 +110,7 @@ class Cursor:
         self._next = index
         self._skip = payload_start  # of the first entry's payload
         self._segment: Segment | None = None
+        self._changes = watermark.changes
         self._ahead: _Ahead | None = None  # those before self._at are used up
         self._at = 0
         self._big: _Big | None = None
@@ -178,6 +179,9 @@ class Cursor:
         limit = self._watermark.visible_index
         if self._next > limit:
             return None
+        if self._changes != self._watermark.changes:  # what the open segment holds behind may never have been committed
+            self._segments.renew()
+            self._segment, self._changes = None, self._watermark.changes
         segment = self._segment
         records = None if segment is None else self._segments.records(segment, self._next, _RECORDS_AT_ONCE, limit)
         if segment is None or records is None or not len(records):

@@ -8,12 +8,16 @@ again.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 
 from kingbus_node.binlog.constants import Buffer
 
+NO_SPACE: Final = frozenset((errno.ENOSPC, errno.EDQUOT))
+"""Errors that go away when somebody makes room: on the disk, or in the quota of whoever owns the files."""
 _IOV_MAX = min(1024, os.sysconf("SC_IOV_MAX"))
 
 

@@ -25,7 +25,7 @@ import numpy as np
 
 from kingbus_node.binlog.constants import Buffer
 from kingbus_node.store import durable
-from kingbus_node.store.catalogue import Catalogue, CatalogueReader, FileInfo, files_in
+from kingbus_node.store.catalogue import CATALOGUE_NAME, Catalogue, CatalogueReader, FileInfo, files_in
 from kingbus_node.store.durable import FileHandle, fsync_directory, read_at, write_at, write_file
 from kingbus_node.store.entry import Entry, Kind, Meta, Stored, decode, parse, prepare
 from kingbus_node.store.errors import (
@@ -41,7 +41,7 @@ from kingbus_node.store.index import RECORD, RECORD_SIZE, Records, end_of, read_
 from kingbus_node.store.marks import HardState, Mark, MarkFile, read_hard_state, write_hard_state
 from kingbus_node.store.recovery import recover_tail, remove_leftovers, repair_indexes
 from kingbus_node.store.reset import begin_reset, finish_reset
-from kingbus_node.store.segment import Located, SegmentHeader, index_path, list_segments, log_path
+from kingbus_node.store.segment import Located, SegmentFile, SegmentHeader, index_path, list_segments, log_path
 from kingbus_node.store.segments import Segment, Segments, derive_record, fold_stored, mark_cancelled
 from kingbus_node.store.state import LogState
 from kingbus_node.store.watermark import Watermark
@@ -55,7 +55,8 @@ LOCK_NAME = "lock"
 
 @dataclass(frozen=True, slots=True)
 class StoreStats:
-    """For status and metrics: `bytes` of all ``.log`` files; `oldest_timestamp` is the source's, 0 without events."""
+    """For status and metrics: `bytes` of all segments, indexes included; `oldest_timestamp` is the source's, 0 without
+    events."""
 
     segments: int
     bytes: int
@@ -252,11 +253,20 @@ class Log:
             oldest = located.header.timestamp
             if oldest:
                 break
-        firsts, size = self._segments.firsts, 0
-        for segment in firsts:
+        segments = self.segment_files()
+        size = sum(segment.size + segment.index_size for segment in segments)
+        return StoreStats(len(segments), size, disk.f_bavail * disk.f_frsize, oldest)
+
+    def segment_files(self) -> list[SegmentFile]:
+        """The segments, the oldest first."""
+        found: list[SegmentFile] = []
+        firsts = self._segments.firsts
+        for first, following in pairwise([*firsts, 0]):
             with contextlib.suppress(FileNotFoundError):  # purged this moment
-                size += log_path(self._directory, segment).stat().st_size
-        return StoreStats(len(firsts), size, disk.f_bavail * disk.f_frsize, oldest)
+                log, index = log_path(self._directory, first).stat(), index_path(self._directory, first).stat()
+                last = following - 1 if following else None
+                found.append(SegmentFile(first, last, log.st_size, index.st_size, log.st_mtime))
+        return found
 
     # Reading
 
@@ -452,6 +462,7 @@ class Log:
                 self._marks.note_commit(index)
                 if purge:
                     self._drop_before(self._state.first_index)
+                    self._compact_catalogue()
             except OSError as error:
                 raise self._failed(error, "committing") from error
             return self._state.visible_index
@@ -559,8 +570,10 @@ class Log:
     def _replace(self, state: LogState) -> None:
         first = state.index + 1
         begin_reset(self._directory, SegmentHeader(first, state.term, state.to_json()))
+        self._watermark.publish_change()
         self._watermark.publish_first(first)
         finish_reset(self._directory)
+        self._watermark.publish_change()
         self._segments.forget(first)  # an entry that was never committed may have begun a segment of that name
         self._segments.refresh()
         self._marks = MarkFile(self._directory)
@@ -582,11 +595,7 @@ class Log:
         state = self.state
         if state.file is None or not state.oldest_file <= file_id <= state.file_id:
             raise StoreError(f"there is no source file {file_id}: {state.oldest_file} to {state.file_id} are here")
-        start = (
-            state.file.start_index
-            if file_id == state.file_id
-            else CatalogueReader(self._directory).get(file_id).start_index
-        )
+        start = CatalogueReader(self._directory).get(file_id).start_index
         purged = self._segments.state_at(start - 1).executed
         if purged is None:
             raise StoreError("the flavor of the log is not known yet")
@@ -602,6 +611,15 @@ class Log:
         for first in dropped:
             self._unlink(first)
         fsync_directory(self._directory)
+        logger.info("dropped %d segments: the log begins with entry %d now", len(dropped), firsts[len(dropped)])
+
+    def _compact_catalogue(self) -> None:
+        try:
+            self._catalogue = self._catalogue.compacted(self._state.oldest_file)
+        except OSError as error:
+            if error.errno not in durable.NO_SPACE:
+                raise
+            logger.warning("%s stays longer than it need be: %s", CATALOGUE_NAME, error)
 
     # Inside
 

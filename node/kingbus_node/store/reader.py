@@ -44,7 +44,7 @@ class LogReader:
         """Opens the log in `directory` for reading, which `Log.open` must have opened for writing at least once."""
         self._directory = directory
         self._watermark = Watermark.open(directory) if watermark is None else watermark
-        self._segments = Segments(directory, lambda: self.visible_index)
+        self._segments = Segments(directory, lambda: self.visible_index, lambda: self._watermark.changes)
         self._lock = threading.Lock()
         self._state = LogState()  # folded up to where somebody last looked
         self._snapshot: LogState | None = None
@@ -161,7 +161,7 @@ class LogReader:
         so that few sets are needed: one per step of a binary search over the segments, then those of one segment.
         """
         state = self.state()
-        if state.flavor is None or state.file is None:
+        if state.flavor is None or _current(state) is None:
             return None
         first = self._file(state, state.oldest_file)
         firsts = [f for f in self._segments.firsts if first.start_index < f <= state.index]
@@ -251,11 +251,11 @@ class LogReader:
         yield current
 
     def _file(self, state: LogState, file_id: int) -> FileInfo:
+        if 0 < file_id < state.oldest_file:
+            raise PurgedError(f"source file {file_id} was purged: the oldest retained is {state.oldest_file}")
         current = _current(state)
         if current is None or not 0 < file_id <= current.id:
             raise UnknownFileError(f"there is no source file {file_id}: the newest is {state.file_id}")
-        if file_id < state.oldest_file:
-            raise PurgedError(f"source file {file_id} was purged: the oldest retained is {state.oldest_file}")
         return current if file_id == current.id else CatalogueReader(self._directory).get(file_id)
 
     def _last_file_before(self, state: LogState, index: int) -> FileInfo | None:
@@ -310,8 +310,9 @@ def _u32_at(data: npt.NDArray[np.uint8], offsets: npt.NDArray[np.int64]) -> npt.
 
 
 def _current(state: LogState) -> FileInfo | None:
+    """The file that the log is in; None before the first one, and while the log begins behind a purged one."""
     file = state.file
-    if file is None:
+    if file is None or file.id < state.oldest_file:
         return None
     return FileInfo(file.id, file.name, file.source_name, file.start_index, file.end_pos, file.closed)
 

@@ -44,6 +44,20 @@ def list_segments(directory: Path) -> list[int]:
 
 
 @dataclass(frozen=True, slots=True)
+class SegmentFile:
+    """A segment on the disk. last_index: None for the newest one, which is being written.
+
+    size, index_size: bytes of ``.log`` and ``.idx``. modified: when it was written to last, Unix seconds.
+    """
+
+    first_index: int
+    last_index: int | None
+    size: int
+    index_size: int
+    modified: float
+
+
+@dataclass(frozen=True, slots=True)
 class SegmentHeader:
     """What a segment says of itself. `previous_term` is the term of entry ``first_index - 1`` (Raft compares it)."""
 

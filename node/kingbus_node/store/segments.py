@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import time
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,6 +23,12 @@ logger = logging.getLogger(__name__)
 
 _CHUNK = 4096  # index records handled at once
 _KEEP_OPEN = 4
+_CHANGE_SECONDS = 10.0  # how long a log may take to be replaced by another
+_CHANGE_LOOK = 0.001
+
+
+def _never() -> int:
+    return 0
 
 
 class Segment:
@@ -59,12 +66,15 @@ def state_of(header: SegmentHeader, path: Path) -> LogState:
 class Segments:
     """Which segments there are. Usable from any thread.
 
-    `committed` tells the last entry that is known here to be committed: a CANCEL counts up to there.
+    `committed` tells the last entry that is known here to be committed: a CANCEL counts up to there. `changes`, for
+    readers beside the writer, tells when another log has taken this one's place: see `Watermark.changes`.
     """
 
-    def __init__(self, directory: Path, committed: Callable[[], int]) -> None:
+    def __init__(self, directory: Path, committed: Callable[[], int], changes: Callable[[], int] = _never) -> None:
         self.directory = directory
         self.committed = committed
+        self._changes = changes
+        self._seen_changes = changes()
         self._lock = threading.Lock()
         self._firsts = list_segments(directory)
         self._opened: dict[int, Segment] = {}  # the longest unused comes first
@@ -86,6 +96,23 @@ class Segments:
         """The first index of the newest segment; 0 while there is none."""
         with self._lock:
             return self._firsts[-1] if self._firsts else 0
+
+    def renew(self) -> None:
+        """Forgets what it knows if another log has taken this one's place; waits for that to be over."""
+        changes = self._changes()
+        if changes == self._seen_changes:
+            return
+        deadline = time.monotonic() + _CHANGE_SECONDS
+        while changes % 2:
+            if time.monotonic() > deadline:
+                raise PurgedError("another log takes the place of this one")
+            time.sleep(_CHANGE_LOOK)
+            changes = self._changes()
+        firsts = list_segments(self.directory)
+        with self._lock:
+            self._firsts = firsts
+            self._opened.clear()
+            self._seen_changes = changes
 
     def refresh(self) -> None:
         """Reads the directory again."""
@@ -129,6 +156,7 @@ class Segments:
 
     def open(self, first_index: int) -> Segment:
         """A segment, open for reading. PurgedError if it is gone."""
+        self.renew()
         with self._lock:
             segment = self._opened.pop(first_index, None)
             if segment is not None:
@@ -146,6 +174,7 @@ class Segments:
 
     def find(self, index: int) -> Segment:
         """The segment that holds entry `index`, or would; looks at the directory when it may have a newer one."""
+        self.renew()
         first = self.containing(index)
         newest = self.after(first) is None
         try:

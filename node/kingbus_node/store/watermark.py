@@ -20,7 +20,7 @@ from kingbus_node.store.errors import StoreError
 WATERMARK_NAME = "watermark"
 SIZE = 4096
 _MAGIC = int.from_bytes(b"KBWATER\x01", "little")
-_WORD_MAGIC, _WORD_VISIBLE, _WORD_FIRST, _WORD_COMMIT, _WORD_CONTACT = range(5)
+_WORD_MAGIC, _WORD_VISIBLE, _WORD_FIRST, _WORD_COMMIT, _WORD_CONTACT, _WORD_CHANGES = range(6)
 
 
 class Watermark:
@@ -39,6 +39,7 @@ class Watermark:
         self._words = memoryview(self._map).cast("Q")
         if writable:
             self._words[_WORD_MAGIC] = _MAGIC
+            self._words[_WORD_CHANGES] += 2 - self._words[_WORD_CHANGES] % 2  # whatever was going on, it is over
             self._words[_WORD_CONTACT] = 0  # that of an earlier boot of the machine could lie in the future
         elif self._words[_WORD_MAGIC] != _MAGIC:
             raise StoreError(f"{path} is not a watermark of this release")
@@ -81,6 +82,15 @@ class Watermark:
     def publish_first(self, first_index: int) -> None:
         """Tells readers what is about to be dropped."""
         self._words[_WORD_FIRST] = first_index
+
+    @property
+    def changes(self) -> int:
+        """Changes whenever another log takes the place of this one; odd while that is going on."""
+        return self._words[_WORD_CHANGES]
+
+    def publish_change(self) -> None:
+        """Another log takes this one's place: to be called before the first file is touched, and after the last."""
+        self._words[_WORD_CHANGES] += 1
 
     def publish_contact(self, nanoseconds: int) -> None:
         """Prolongs the lease of the serve processes: see `contact`."""

@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from random import Random
-from types import SimpleNamespace
 
 import pytest
 from unit.store.samples import CANCEL, NOOP, Source, executed, write
@@ -274,15 +273,6 @@ def test_term_vote_and_identity_are_durable_when_saved(tmp_path: Path) -> None:
         with pytest.raises(CorruptLogError, match="identity"):
             Journal(log)
         log.close()
-
-
-def test_a_full_disk_is_not_writable_until_there_is_a_quarter_more(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
-    journal = Journal(disk.log, min_free_bytes=1000)
-    answers = []
-    for free in (1000, 999, 1000, 1249, 1250, 1000):
-        monkeypatch.setattr(os, "statvfs", lambda _, free=free: SimpleNamespace(f_bavail=free, f_frsize=1))
-        answers.append(journal.writable)
-    assert answers == [True, False, False, False, True, True]
 
 
 def purged(disk: Disk) -> None:
