@@ -99,5 +99,9 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
 
 
 def pytest_configure() -> None:
-    """End a run that is told to terminate as Ctrl-C ends it: with the fixtures' ends, so that no server is left."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    """End a run that is told to terminate as Ctrl-C ends it: with the fixtures' ends, so that no server is left.
+
+    The worker processes of pytest-xdist are told by a SIGINT, which a run in the background has inherited as ignored.
+    """
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.default_int_handler)
