@@ -46,6 +46,14 @@ test-kube: venv ## the operator against a real kube-apiserver and etcd (the firs
 	PYTHONPATH=tests $(PY) -m kube.binaries
 	$(PY) -m pytest tests/kube $(ARGS)
 
+.PHONY: test-clients
+test-clients: venv servers ## every client and replica, those too that have to be built first (needs go, mvn and npm)
+	$(PY) -m pytest tests/clients --all-clients --timeout=900 $(ARGS)
+
+.PHONY: compatibility
+compatibility: venv servers ## docs/compatibility.md again, from a run of all clients and replicas
+	$(PY) -m pytest tests/clients --all-clients --timeout=900 --compatibility docs/compatibility.md $(ARGS)
+
 .PHONY: fuzz
 fuzz: venv ## the property tests, for longer
 	$(PY) -m pytest tests/unit --hypothesis-profile=fuzz --timeout=0 -m fuzz $(ARGS)
@@ -57,6 +65,10 @@ demo: venv ## a real source, a node and a real replica on this machine, rows flo
 .PHONY: bench-quick
 bench-quick: venv servers ## scanner, ingest and serving speed, each beside the same read straight from the source
 	$(PY) -m bench.quick $(ARGS)
+
+.PHONY: bench-raft
+bench-raft: venv ## consensus of three nodes, beside the same bytes without Raft (ARGS="--megabytes 256")
+	$(PY) -m bench.raft $(ARGS)
 
 .PHONY: clean
 clean: ## caches and build products (.venv and the servers stay)
