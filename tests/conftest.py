@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hypothesis import HealthCheck, settings
 
-pytest_plugins = ["servers.fixtures"]
+pytest_plugins = ["servers.fixtures", "clients.compatibility"]
 
 # `make test` tries the same examples on every run, so that what is red is red again; `make fuzz` looks for new ones.
 settings.register_profile(

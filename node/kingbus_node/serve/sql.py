@@ -14,8 +14,11 @@ from collections.abc import Callable, Iterable, Iterator
 from decimal import Decimal
 from typing import Final
 
+from kingbus_node.binlog.errors import BinlogError
+from kingbus_node.binlog.gtid import GtidSet
 from kingbus_node.serve.facts import SessionFacts, UserValue
 from kingbus_node.serve.lexer import Dialect
+from kingbus_node.serve.moments import moment
 from kingbus_node.serve.statements import (
     Assignment,
     Call,
@@ -132,11 +135,20 @@ class SqlSession:
                 self.database = parsed.database
                 return Ok()
             case PurgeLogs():
-                raise privilege_missing("SUPER, BINLOG ADMIN" if self._view.mariadb else "SUPER or BINLOG_ADMIN")
+                self._purge(parsed)
+                return Ok()
             case Nothing():
                 return Ok()
             case _:
                 raise AssertionError(f"a statement without an answer: {parsed!r}")
+
+    def _purge(self, order: PurgeLogs) -> None:
+        before: float | None = None
+        if order.before is not None:
+            before = moment(self._evaluate(order.before), order.interval)
+            if before is None:
+                raise error(ErrorCode.WRONG_ARGUMENTS, "Incorrect arguments to PURGE LOGS BEFORE")
+        self._neighbours.purge(order.to_file, before)
 
     # -- SELECT
 
@@ -187,6 +199,8 @@ class SqlSession:
         name = call.name.upper()
         if name == "BINLOG_GTID_POS" and self._view.mariadb:
             return self._binlog_gtid_pos(call)
+        if name in ("GTID_SUBSET", "GTID_SUBTRACT") and not self._view.mariadb:
+            return self._of_two_sets(call, name)
         function = _FUNCTIONS.get(name)
         if function is None:
             if self._view.mariadb:
@@ -211,6 +225,25 @@ class SqlSession:
             return None
         answer = self._view.gtid_position_at(name, where)
         return None if answer is None else answer.encode()
+
+    def _of_two_sets(self, call: Call, name: str) -> UserValue:
+        """GTID_SUBSET(a, b), GTID_SUBTRACT(a, b): Debezium asks them before it goes on where it was."""
+        if len(call.arguments) != 2:
+            raise _wrong_count(call.name)
+        sets: list[GtidSet] = []
+        for argument in call.arguments:
+            value = self._evaluate(argument)
+            if value is None:
+                return None
+            text = value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+            try:
+                sets.append(GtidSet.parse(text))
+            except BinlogError:
+                raise error(
+                    ErrorCode.MALFORMED_GTID_SET_SPECIFICATION, f"Malformed GTID set specification '{text}'."
+                ) from None
+        left, right = sets
+        return int(right >= left) if name == "GTID_SUBSET" else str(left - right).encode()
 
     # -- SET
 

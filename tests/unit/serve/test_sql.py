@@ -546,3 +546,16 @@ def test_arbitrary_bytes_get_an_answer_or_an_error(data: bytes) -> None:
     else:
         code = None
     assert code is None or 1000 <= code < 2000
+
+
+def test_sets_of_gtids_are_compared(mysql: Connection) -> None:
+    """Debezium asks before it goes on where it was."""
+    uuid = "3e11fa47-71ca-11e1-9e33-c80aa9429562"
+    assert mysql.row(f"SELECT GTID_SUBTRACT('{uuid}:1-9', '{uuid}:1-5:7')") == (f"{uuid}:6:8-9",)
+    assert mysql.row(f"SELECT GTID_SUBSET('{uuid}:2-3', '{uuid}:1-5'), GTID_SUBSET('{uuid}:9', '')") == ("1", "0")
+    assert mysql.row("SELECT GTID_SUBSET(NULL, '')") == (None,)
+    problem = mysql.error("SELECT GTID_SUBSET('nonsense', '')")
+    assert (problem.code, problem.message) == (
+        ErrorCode.MALFORMED_GTID_SET_SPECIFICATION, "Malformed GTID set specification 'nonsense'."
+    )  # fmt: skip
+    assert mysql.error("SELECT GTID_SUBSET('')").code == ErrorCode.WRONG_PARAMCOUNT
