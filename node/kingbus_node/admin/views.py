@@ -173,11 +173,15 @@ class SourceDetails:
 
 @dataclass(frozen=True, slots=True)
 class Purged:
-    """What a purge has done: how many files went, the oldest that is left, and what is purged altogether now."""
+    """What a purge has done: how many files went, the oldest that is left, and what is purged altogether now.
+
+    ``held``: how many more would have gone if a connected replica did not need them.
+    """
 
     files: int
     oldest: str | None
     purged: str
+    held: int = 0
 
 
 @dataclass(frozen=True, slots=True)
