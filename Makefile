@@ -54,6 +54,15 @@ test-clients: venv servers ## every client and replica, those too that have to b
 compatibility: venv servers ## docs/compatibility.md again, from a run of all clients and replicas
 	$(PY) -m pytest tests/clients --all-clients --timeout=900 --compatibility docs/compatibility.md $(ARGS)
 
+.PHONY: manifests
+manifests: venv ## the manifests that are copies or renderings of others (scripts/manifests)
+	PYTHONPATH=tests $(PY) -c 'from tools.helm import ensure; ensure()'
+	$(PY) scripts/manifests
+
+.PHONY: test-deploy
+test-deploy: venv ## the chart, by helm (the first time helm is built with Go, if it is not on PATH)
+	$(PY) -m pytest tests/deploy/check_helm.py $(ARGS)
+
 .PHONY: fuzz
 fuzz: venv ## the property tests, for longer
 	$(PY) -m pytest tests/unit --hypothesis-profile=fuzz --timeout=0 -m fuzz $(ARGS)

