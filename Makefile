@@ -40,6 +40,7 @@ test: venv servers ## every test; ARGS="tests/unit -k gtid" chooses
 .PHONY: crds
 crds: venv ## crds/*.yaml again from the operator's model
 	$(PY) -m kingbus_operator.api.crd > crds/binlogclusters.yaml
+	$(PY) scripts/manifests --no-helm
 
 .PHONY: test-kube
 test-kube: venv ## the operator against a real kube-apiserver and etcd (the first time they are built: ten minutes or more)

@@ -52,7 +52,7 @@ def test_watched_namespaces_get_roles_and_no_right_reaches_further() -> None:
     assert mapping(bound["roleRef"])["name"] == "kingbus-operator-storage"
     everywhere = grants(mappings(find(objects, "ClusterRole", "kingbus-operator-storage")["rules"]))
     assert {resource for _, resource, _ in everywhere} == {"storageclasses"}
-    assert {verb for _, _, verb in everywhere} == {"get", "list", "watch"}
+    assert {verb for _, _, verb in everywhere} == {"get"}
 
 
 def test_the_roles_of_namespaces_are_the_cluster_role() -> None:

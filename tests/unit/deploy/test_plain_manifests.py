@@ -11,6 +11,12 @@ from pathlib import Path
 import yaml
 from manifests import Object, containers, find, grants, mapping, mappings, pod_spec, strings, violations
 
+from kingbus_operator.api.types import Cluster
+from kingbus_operator.build import certmanager, monitoring
+from kingbus_operator.build.common import Certificates, Inputs
+from kingbus_operator.build.objects import objects
+from kingbus_operator.kube.client import PLURALS
+
 ROOT = Path(__file__).parents[3]
 KUSTOMIZE = ROOT / "deploy" / "kustomize"
 CHART = ROOT / "deploy" / "helm" / "kingbus"
@@ -61,6 +67,26 @@ def test_the_operator_may_make_the_role_of_a_clusters_pods() -> None:
     """The API server refuses a Role with rights that its maker lacks."""
     held = grants(mappings(find(operator(), "ClusterRole", "kingbus-operator")["rules"]))
     assert {("", "services", "get"), ("", "services", "patch")} <= held
+
+
+def test_the_operator_may_make_and_change_whatever_it_builds() -> None:
+    """By server-side apply: `create` for what is new, `patch`; `get` to look. Optional objects are taken away too."""
+    held = grants(mappings(find(operator(), "ClusterRole", "kingbus-operator")["rules"]))
+    body: Object = {
+        "metadata": {"namespace": "shop", "name": "orders", "uid": "u"},
+        "spec": {
+            "source": {"endpoints": [{"host": "db"}], "credentialsSecretRef": {"name": "s"}},
+            "access": {"tls": {"issuerRef": {"name": "i"}}},
+            "storage": {"size": "10Gi"},
+        },
+    }
+    groups = frozenset({certmanager.GROUP, monitoring.GROUP})
+    made = objects(Inputs(Cluster.parse(body), "kingbus", 3, 3, Certificates({}, {}), "token", api_groups=groups))
+    assert {str(item["kind"]) for item in made} >= {"StatefulSet", "Role", "Secret", "Certificate", "PrometheusRule"}
+    for item in made:
+        kind, group = str(item["kind"]), str(item["apiVersion"]).rpartition("/")[0]
+        verbs = {"get", "create", "patch"} | ({"delete"} if group in groups else set())
+        assert {verb for verb in verbs if (group, PLURALS[kind], verb) not in held} == set(), kind
 
 
 def test_values_and_their_schema_know_the_same_keys() -> None:
