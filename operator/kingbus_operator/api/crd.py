@@ -4,7 +4,8 @@
 it that both are equal.
 
 The schema is structural (Kubernetes documentation, "Specifying a structural schema"): pydantic's JSON Schema without
-references, titles and nulls. Sections with defaults inside default to ``{}``, so that the API server fills them in.
+references, titles and nulls. Sections with defaults inside have a default themselves, so that the API server fills
+them in. It is written out in full because rules are checked against defaults as they stand.
 """
 
 from __future__ import annotations
@@ -119,8 +120,8 @@ def _field(field: FieldInfo, schema: Json, definitions: Mapping[str, Json]) -> J
     body = _value(schema, definitions, nested)
     result |= body
     if nested is not None and body["type"] == "object":
-        if not field.is_required() and not _optional(field):
-            result["default"] = {}
+        if isinstance(field.default, BaseModel):
+            result["default"] = field.default.model_dump(mode="json", by_alias=True, exclude_none=True)
     elif schema.get("default") is not None:
         result["default"] = schema["default"]
     return result
@@ -161,10 +162,6 @@ def _nested(annotation: object) -> type[BaseModel] | None:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
     return next((found for part in get_args(annotation) if (found := _nested(part)) is not None), None)
-
-
-def _optional(field: FieldInfo) -> bool:
-    return type(None) in get_args(field.annotation)
 
 
 def _rule(rule: Rule) -> Json:

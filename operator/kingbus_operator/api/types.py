@@ -20,7 +20,7 @@ Json = dict[str, object]
 
 SIZE_PATTERN = r"^[0-9]+(\.[0-9]+)?(Ki|Mi|Gi|Ti|Pi|k|M|G|T|P)?$"
 DURATION_PATTERN = r"^([0-9]+(s|m|h|d|w))+$"
-HOST_PATTERN = r"^([a-zA-Z0-9_]([-a-zA-Z0-9_.]*[a-zA-Z0-9_])?\.?|[0-9a-fA-F:.]+)$"
+HOST_PATTERN = r"^([a-zA-Z0-9_]([-a-zA-Z0-9_.]*[a-zA-Z0-9_])?\.?|[0-9a-fA-F]*:[0-9a-fA-F.]*:[0-9a-fA-F:.]*)$"
 
 Size = Annotated[str, Field(pattern=SIZE_PATTERN, max_length=24)]
 Duration = Annotated[str, Field(pattern=DURATION_PATTERN, max_length=24)]

@@ -38,8 +38,8 @@ USER_ID = 10001
 class Certificates:
     """PEM texts of what the operator's own CA made for a cluster; see ``build/certificates.py``."""
 
-    ca_secret: Mapping[str, str]
-    tls_secret: Mapping[str, str]
+    ca_secret: Mapping[str, str] = field(repr=False)
+    tls_secret: Mapping[str, str] = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ class Inputs:
     replicas: int
     """How many pods there should be now; on the way from one size to another not ``spec.replicas``."""
     certificates: Certificates
-    admin_token: str
+    admin_token: str = field(repr=False)
     claim_size: str | None = None
     """The size in the claim template of the StatefulSet that there is: it cannot be changed there."""
     api_groups: frozenset[str] = field(default_factory=frozenset)

@@ -7,7 +7,7 @@ import os
 import ssl
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import yaml
@@ -27,10 +27,10 @@ class Credentials:
 
     server: str
     ca_data: str | None = None
-    token: str | None = None
+    token: str | None = field(default=None, repr=False)
     token_file: Path | None = None
     certificate_data: str | None = None
-    key_data: str | None = None
+    key_data: str | None = field(default=None, repr=False)
 
     def bearer(self) -> str | None:
         """The token to send now. OSError when its file can't be read."""

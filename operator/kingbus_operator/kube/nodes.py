@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import ssl
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Protocol, Self
 
@@ -29,8 +29,8 @@ class Target:
 
     ip: str
     host: str
-    ca: str
-    token: str
+    ca: str = field(repr=False)
+    token: str = field(repr=False)
 
 
 class NodeError(Exception):

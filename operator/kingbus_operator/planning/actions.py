@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from kingbus_operator.api.types import Json
 
 
 @dataclass(frozen=True, slots=True)
 class Apply:
-    """Server-side apply of a manifest."""
+    """Server-side apply of a manifest. It may be a Secret, so it is not shown in logs."""
 
-    manifest: Json
+    manifest: Json = field(repr=False)
 
     @property
     def kind(self) -> str:

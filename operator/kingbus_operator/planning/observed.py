@@ -121,7 +121,7 @@ class Desired:
     cluster: Cluster
     image: str
     certificates: Certificates
-    admin_token: str
+    admin_token: str = field(repr=False)
     cluster_domain: str = "cluster.local"
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from kingbus_operator.api.quantity import quantity
@@ -45,7 +45,7 @@ class Sight:
 
     observed: Observed
     certificates: Certificates | None
-    token: str | None
+    token: str | None = field(repr=False)
     targets: Mapping[str, Target]
     """Admin APIs by pod."""
 

@@ -73,18 +73,12 @@ def test_every_rule_tells_what_to_do() -> None:
         assert "\n" not in rule["message"]
 
 
-def test_sections_with_defaults_default_to_empty_so_that_the_server_fills_them_in() -> None:
+def test_sections_with_defaults_have_a_default_so_that_the_server_fills_them_in() -> None:
     nodes = dict(_nodes(_schema()))
-    for path in (
-        ".spec.access",
-        ".spec.access.tls",
-        ".spec.source.tls",
-        ".spec.source.start",
-        ".spec.storage.retention",
-    ):
-        assert nodes[path]["default"] == {}, path
+    for path in ("access", "access.tls", "source.tls", "source.start", "storage.retention", "services.leader"):
+        assert nodes[f".spec.{path}"]["default"], path
     assert nodes[".spec.replicas"]["default"] == 3
-    assert nodes[".spec.source.start.from"]["default"] == "Earliest"
+    assert nodes[".spec.source.start"]["default"] == {"from": "Earliest"}
     assert nodes[".spec.source.tls.mode"]["enum"] == ["Disabled", "Preferred", "Required", "VerifyCA", "VerifyIdentity"]
 
 
