@@ -11,7 +11,12 @@ from pathlib import Path
 import click
 
 from kingbus_node import __version__
-from kingbus_node.cli.listing import binlogs, replicas
+from kingbus_node.cli.binlogs import binlogs
+from kingbus_node.cli.cluster import leader, members
+from kingbus_node.cli.extras import needs_node_extra
+from kingbus_node.cli.gtid import gtid
+from kingbus_node.cli.replicas import replicas
+from kingbus_node.cli.source import source
 from kingbus_node.cli.status import status
 
 
@@ -21,17 +26,8 @@ def main() -> None:
     """A binlog server: a replica to one MySQL or MariaDB source, a source to many replicas."""
 
 
-main.add_command(status)
-main.add_command(replicas)
-main.add_command(binlogs)
-
-
-def _needs_extra(error: ModuleNotFoundError) -> Exception:
-    if (error.name or "").startswith("kingbus_node"):
-        return error  # our own fault, and not an extra that was left out
-    return click.ClickException(
-        f"{error.name} is missing: this command needs the extra [node], which pip install 'kingbus[node]' gets"
-    )
+for command in (status, members, leader, source, replicas, gtid, binlogs):
+    main.add_command(command)
 
 
 @main.command()
@@ -48,10 +44,8 @@ def node(path: Path) -> None:
 
     SIGTERM and SIGINT end it in order (exit code 0); a second signal ends it at once.
     """
-    try:
+    with needs_node_extra():
         from kingbus_node.node import run
-    except ModuleNotFoundError as error:
-        raise _needs_extra(error) from error
     sys.exit(run(path))
 
 
@@ -75,8 +69,6 @@ def demo(check: bool, flavor: str, seconds: float | None) -> None:
 
     Everything lives in a temporary folder and is gone at the end. The node is killed (SIGKILL) once on the way.
     """
-    try:
+    with needs_node_extra():
         from kingbus_node.demo.show import run
-    except ModuleNotFoundError as error:
-        raise _needs_extra(error) from error
     sys.exit(run(flavor="mariadb" if flavor == "mariadb" else "mysql", check=check, seconds=seconds))

@@ -5,19 +5,24 @@ The request goes straight to the address given: no proxy, no redirect, so a toke
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import http.client
 import json
 import os
 import ssl
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 import click
 
 DEFAULT_URL = "http://127.0.0.1:8080"
+
+ORDER_SECONDS = 200.0
+"""How long an order may take: a member that is added has to hear of it, a new source to be asked."""
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -52,26 +57,59 @@ class AdminClient:
             raise click.ClickException(f"{self.url}{path} did not answer JSON: is this a Kingbus node?") from error
         return value
 
-    def delete(self, path: str) -> None:
-        """``DELETE path``."""
-        self._request("DELETE", path)
+    def send(
+        self, method: str, path: str, body: Mapping[str, object] | None = None, seconds: float | None = None
+    ) -> object:
+        """An order: the parsed JSON of the answer, None when there is none. ``seconds``: how long it may take."""
+        answer = self._request(method, path, body, seconds)
+        return json.loads(answer) if answer else None
 
-    def _request(self, method: str, path: str) -> bytes:
-        request = urllib.request.Request(self.url + path, method=method, headers={"Accept": "application/json"})
+    @contextlib.contextmanager
+    def stream(self, path: str) -> Iterator[Callable[[int], bytes]]:
+        """``GET path`` as a function that reads up to so many bytes of the answer; b"" is its end."""
+        with self._open("GET", path, None, None) as response:
+
+            def read(count: int) -> bytes:
+                try:
+                    piece: bytes = response.read(count)
+                except (OSError, http.client.HTTPException) as error:
+                    raise click.ClickException(f"{self.url}{path} broke off: {error}") from error
+                return piece
+
+            yield read
+
+    def _request(
+        self, method: str, path: str, body: Mapping[str, object] | None = None, seconds: float | None = None
+    ) -> bytes:
+        with self._open(method, path, body, seconds) as response:
+            try:
+                answer: bytes = response.read()
+            except (OSError, http.client.HTTPException) as error:
+                raise click.ClickException(f"{self.url}{path} broke off: {error}") from error
+            return answer
+
+    @contextlib.contextmanager
+    def _open(
+        self, method: str, path: str, body: Mapping[str, object] | None, seconds: float | None
+    ) -> Iterator[http.client.HTTPResponse]:
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(self.url + path, data, {"Accept": "application/json"}, method=method)
+        if data is not None:
+            request.add_header("Content-Type", "application/json")
         if self._token:
             request.add_header("Authorization", f"Bearer {self._token}")
         try:
-            with self._opener.open(request, timeout=self._timeout) as response:
-                body: bytes = response.read()
-                return body
+            response = self._opener.open(request, timeout=self._timeout if seconds is None else seconds)
         except urllib.error.HTTPError as error:
             with error:
                 raise click.ClickException(f"{self.url}: {_told(error)}") from error
-        except (OSError, urllib.error.URLError) as error:
+        except (OSError, urllib.error.URLError, http.client.HTTPException) as error:
             reason = error.reason if isinstance(error, urllib.error.URLError) else error
             raise click.ClickException(
                 f"no answer from {self.url} ({reason}): is the node running, and is --admin its address?"
             ) from error
+        with response:
+            yield response
 
 
 def _told(error: urllib.error.HTTPError) -> str:

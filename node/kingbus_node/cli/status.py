@@ -11,8 +11,9 @@ from rich.live import Live
 from rich.text import Text
 
 from kingbus_node.cli.client import AdminClient, asks_a_node
-from kingbus_node.cli.listing import REPLICA_COLUMNS, replica_row
+from kingbus_node.cli.cluster import MEMBER_COLUMNS, member_row
 from kingbus_node.cli.output import Format, Report, field, items, output_option, seconds, show, size, text
+from kingbus_node.cli.replicas import REPLICA_COLUMNS, replica_row
 
 
 @click.command()
@@ -65,7 +66,8 @@ def report(answer: object) -> Report:
     made.pairs(
         {
             "Node": "{}, {} of term {}".format(*(text(field(answer, name)) for name in ("node", "role", "term"))),
-            "Ready": text(field(answer, "ready")),
+            "Leader": text(field(answer, "leader")),
+            "Ready": _ready(answer),
             "Log": f"committed {text(field(answer, 'commit_index'))} of {text(field(answer, 'last_index'))} entries",
             "Source": _source(source),
             "Error": text(field(source, "error")),
@@ -76,15 +78,17 @@ def report(answer: object) -> Report:
             f"oldest {_age(field(storage, 'oldest'))}, {size(field(storage, 'free_bytes'))} free",
         }
     )
-    made.table(
-        ["member", "address", "role", "index", "connected"],
-        [
-            [text(field(member, name)) for name in ("name", "address", "role", "match_index", "connected")]
-            for member in items(field(answer, "members"))
-        ],
-    )
+    made.table(MEMBER_COLUMNS, [member_row(member) for member in items(field(answer, "members"))])
     made.table(REPLICA_COLUMNS, [replica_row(replica) for replica in items(field(answer, "replicas"))])
+    silent = [text(name) for name in items(field(answer, "silent"))]
+    if silent:
+        made.pairs({"Not heard": f"{', '.join(silent)}: replicas connected there are not shown"})
     return made
+
+
+def _ready(answer: object) -> str:
+    reasons = "; ".join(text(reason) for reason in items(field(answer, "reasons")))
+    return text(field(answer, "ready")) + (f" ({reasons})" if reasons else "")
 
 
 def _source(source: object) -> str:

@@ -97,13 +97,14 @@ def _event(view: BlockView, row: int, file: str, checksum: bool) -> LogEvent:
     info = ""
     if size <= _MAX_DESCRIBED and len(event) == size:
         try:
-            info = _describe(kind, event, checksum)
+            info = describe(kind, event, checksum)
         except BinlogError as problem:
             info = f"({problem})"
-    return LogEvent(file, end - size, _name(kind), server_id, end, info)
+    return LogEvent(file, end - size, name_of(kind), server_id, end, info)
 
 
-def _name(kind: int) -> str:
+def name_of(kind: int) -> str:
+    """The Event_type of SHOW BINLOG EVENTS."""
     try:
         known = EventType(kind)
     except ValueError:
@@ -111,7 +112,8 @@ def _name(kind: int) -> str:
     return _NAMES.get(known, known.name.capitalize())
 
 
-def _describe(kind: int, event: bytes, checksum: bool) -> str:
+def describe(kind: int, event: bytes, checksum: bool) -> str:
+    """The Info of SHOW BINLOG EVENTS. BinlogError if the event is damaged."""
     match kind:
         case EventType.FORMAT_DESCRIPTION:
             return f"Server ver: {FormatDescription.parse(event).server_version}, Binlog ver: 4"
@@ -144,7 +146,7 @@ def _describe(kind: int, event: bytes, checksum: bool) -> str:
             return f"COMMIT /* xid={Xid.parse(event, checksum).xid} */"
         case EventType.TABLE_MAP:
             return _table_map(event)
-        case _ if "ROWS" in _name(kind).upper() and kind != EventType.ROWS_QUERY:
+        case _ if "ROWS" in name_of(kind).upper() and kind != EventType.ROWS_QUERY:
             return f"table_id: {int.from_bytes(event[_HEADER.size : _HEADER.size + _TABLE_ID], 'little')}"
         case _:
             return ""

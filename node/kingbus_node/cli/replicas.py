@@ -1,4 +1,4 @@
-"""``kingbus replicas`` and ``kingbus binlogs``: what is connected, and what can be had."""
+"""``kingbus replicas``: what is connected."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ def replica_row(replica: object) -> list[str]:
 
 @click.group()
 def replicas() -> None:
-    """The connections that receive the binlog."""
+    """The replicas that receive the binlog from the cluster."""
 
 
 @replicas.command("list")
 @output_option
 @asks_a_node
 def list_replicas(client: AdminClient, form: Format) -> None:
-    """Show the connected replicas and how far each is."""
+    """Show the replicas that are connected to any node, and how far each is."""
     show(client.get("/v1/replicas"), form, _replicas)
 
 
@@ -47,25 +47,5 @@ def _replicas(answer: object) -> Report:
 @click.argument("replica")
 @asks_a_node
 def kill_replica(client: AdminClient, replica: str) -> None:
-    """End the connection of REPLICA (its id as listed). A replica that still runs connects again."""
-    client.delete(f"/v1/replicas/{quote(replica, safe='')}")
-
-
-@click.group()
-def binlogs() -> None:
-    """The binlog files that the node serves."""
-
-
-@binlogs.command("list")
-@output_option
-@asks_a_node
-def list_binlogs(client: AdminClient, form: Format) -> None:
-    """Show the binlog files, oldest first, with their committed sizes."""
-    show(client.get("/v1/binlogs"), form, _binlogs)
-
-
-def _binlogs(answer: object) -> Report:
-    made = Report()
-    names = ("name", "size", "closed")
-    made.table(("file", "size", "closed"), [[text(field(file, name)) for name in names] for file in items(answer)])
-    return made
+    """End the connections of REPLICA (its id as listed), on whichever node. One that still runs connects again."""
+    client.send("DELETE", f"/v1/replicas/{quote(replica, safe='')}")
