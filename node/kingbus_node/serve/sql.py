@@ -18,6 +18,7 @@ from kingbus_node.binlog.errors import BinlogError
 from kingbus_node.binlog.gtid import GtidSet
 from kingbus_node.serve.facts import SessionFacts, UserValue
 from kingbus_node.serve.lexer import Dialect
+from kingbus_node.serve.moments import moment
 from kingbus_node.serve.statements import (
     Assignment,
     Call,
@@ -41,7 +42,6 @@ from kingbus_node.serve.statements import (
     Use,
     UserVariable,
     parse,
-    privilege_missing,
 )
 from kingbus_node.serve.status import replica_status
 from kingbus_node.serve.variables import SystemVariables, VariableValue, shown
@@ -134,11 +134,20 @@ class SqlSession:
                 self.database = parsed.database
                 return Ok()
             case PurgeLogs():
-                raise privilege_missing("SUPER, BINLOG ADMIN" if self._view.mariadb else "SUPER or BINLOG_ADMIN")
+                self._purge(parsed)
+                return Ok()
             case Nothing():
                 return Ok()
             case _:
                 raise AssertionError(f"a statement without an answer: {parsed!r}")
+
+    def _purge(self, order: PurgeLogs) -> None:
+        before: float | None = None
+        if order.before is not None:
+            before = moment(self._evaluate(order.before), order.interval)
+            if before is None:
+                raise error(ErrorCode.WRONG_ARGUMENTS, "Incorrect arguments to PURGE LOGS BEFORE")
+        self._neighbours.purge(order.to_file, before)
 
     # -- SELECT
 

@@ -12,6 +12,7 @@ from decimal import Decimal
 from typing import Final
 
 from kingbus_node.serve.lexer import Dialect, Kind, Token, syntax_error, tokenize
+from kingbus_node.serve.moments import SECONDS
 from kingbus_node.wire.errors import ErrorCode, MySQLError, error
 
 _MAX_DEPTH: Final = 32
@@ -177,10 +178,11 @@ class Use:
 
 @dataclass(frozen=True, slots=True)
 class PurgeLogs:
-    """``PURGE BINARY LOGS TO file`` or ``BEFORE time``."""
+    """``PURGE BINARY LOGS TO file`` or ``BEFORE time``. interval: seconds that the time is moved by."""
 
     to_file: str | None
-    before: Expression | None
+    before: Expression | None = None
+    interval: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -475,8 +477,30 @@ class _Parser:
         self._expect("BINARY", "MASTER")
         self._expect("LOGS")
         if self._expect("TO", "BEFORE") == "TO":
-            return PurgeLogs(self._string(), None)
-        return PurgeLogs(None, self._expression())
+            return PurgeLogs(self._string())
+        sign = {"DATE_SUB": -1, "SUBDATE": -1, "DATE_ADD": 1, "ADDDATE": 1}.get(self._token.value.upper(), 0)
+        if sign and self._tokens[self._at + 1].is_operator("("):
+            self._next()
+            self._expect_operator("(")
+            moment = self._expression()
+            self._expect_operator(",")
+            interval = sign * self._interval()
+            self._expect_operator(")")
+        else:
+            moment, interval = self._expression(), 0.0
+        while self._token.is_operator("+", "-"):
+            sign = -1 if self._next().value == "-" else 1
+            interval += sign * self._interval()
+        return PurgeLogs(None, moment, interval)
+
+    def _interval(self) -> float:
+        """``INTERVAL number unit``, in seconds."""
+        self._expect("INTERVAL")
+        try:
+            number = float(self._text_value())
+        except ValueError:
+            raise self._error() from None
+        return number * SECONDS[self._expect(*SECONDS)]
 
     # -- SHOW
 

@@ -27,6 +27,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from kingbus_node.raft.api import ConsensusError
 from kingbus_node.serve.connections import (
     ConnectionTable,
     ReplicaReport,
@@ -48,6 +49,8 @@ from kingbus_node.serve.settings import ServeOptions, WorkerSettings
 from kingbus_node.serve.users import load_users
 from kingbus_node.serve.view import ConnectedReplica
 from kingbus_node.serve.worker import tls_context
+from kingbus_node.store.errors import StoreError
+from kingbus_node.store.purging import UnknownLogError
 from kingbus_node.util.backoff import Backoff
 from kingbus_node.wire.packet import frame
 
@@ -82,9 +85,14 @@ class Supervisor:
         self,
         options: ServeOptions,
         source_status: Callable[[], Mapping[str, str | int | None]] | None = None,
+        purge: Callable[[str | None, float | None], object] | None = None,
     ) -> None:
-        """source_status: what SHOW REPLICA STATUS tells, see `status.replica_status`; must answer at once."""
+        """source_status: what SHOW REPLICA STATUS tells, see `status.replica_status`; must answer at once. purge:
+        carries out PURGE BINARY LOGS to a file or before a time (Unix seconds), and may take its time; UnknownLogError,
+        other StoreErrors and ConsensusErrors are told to the client.
+        """
         self._options = options
+        self._purge = purge
         self._source_status = source_status
         self._listener: socket.socket | None = None
         self._port = options.port
@@ -371,6 +379,9 @@ class Supervisor:
                 if self._stopping is not None:
                     self._send(worker, {"op": "stop"})
             case "ask":
+                if text_of(message, "what") == "purge":
+                    threading.Thread(target=self._purge_for, args=(worker, message), name="purge", daemon=True).start()
+                    return
                 answer = self._answer(text_of(message, "what"), message)
                 self._send(worker, {"op": "answer", "n": number_of(message, "n"), **answer})
             case "dump":
@@ -385,6 +396,26 @@ class Supervisor:
             case _:
                 with self._lock:
                     self._table.note(worker.slot, message)
+
+    def _purge_for(self, worker: _Worker, message: Message) -> None:
+        """In a thread of its own, for a purge waits for its commit."""
+        to, before = message.get("to"), message.get("before")
+        answer: Message = {}
+        try:
+            if self._purge is None:
+                answer["problem"] = "binary logs are not purged here"
+            else:
+                self._purge(
+                    to if isinstance(to, str) else None, float(before) if isinstance(before, int | float) else None
+                )
+        except UnknownLogError:
+            answer["unknown"] = True
+        except (StoreError, ConsensusError, OSError) as problem:
+            _log.warning("binary logs could not be purged: %s", problem)
+            answer["problem"] = str(problem)
+        with self._wake_lock:  # against stop, as in `wake`
+            if self._wake_fds:
+                self._order(lambda: self._send(worker, {"op": "answer", "n": number_of(message, "n"), **answer}))
 
     def _answer(self, what: str, message: Message) -> Message:
         match what:

@@ -109,7 +109,7 @@ class ServerView(Protocol):
 
 
 class Neighbours(Protocol):
-    """What other connections there are, in all workers of this node."""
+    """What the rest of the node is asked for: the connections of all workers, and what only the core can do."""
 
     def replicas(self) -> Sequence[ConnectedReplica]:
         """The dumps."""
@@ -121,6 +121,10 @@ class Neighbours(Protocol):
 
     def kill(self, connection_id: int) -> bool:
         """End a connection; False when there is none of that id."""
+        ...
+
+    def purge(self, to_file: str | None, before: float | None) -> None:
+        """PURGE BINARY LOGS to a file, or before a time (Unix seconds). MySQLError."""
         ...
 
     def source_status(self) -> dict[str, str | int | None]:

@@ -43,12 +43,13 @@ from kingbus_node.serve.users import Users
 from kingbus_node.serve.view import ConnectedReplica, Process
 from kingbus_node.store.reader import LogReader
 from kingbus_node.wire.commands import DumpRequest
-from kingbus_node.wire.errors import MySQLError, shutting_down
+from kingbus_node.wire.errors import ErrorCode, MySQLError, error, shutting_down
 
 _log = logging.getLogger(__name__)
 
 _REPORT_SECONDS: Final = 1.0
 _ASK_SECONDS: Final = 2.0
+_PURGE_SECONDS: Final = 40.0
 _DRAIN_SECONDS: Final = 8.0
 _DRAIN_STEP_MS: Final = 20
 _LOOK_MS: Final = 1000  # how late a signal to this process alone is noticed
@@ -317,14 +318,14 @@ class Worker:
         except ControlClosedError:
             _log.debug("the core process is gone: %s not told", message.get("op"))
 
-    def ask(self, what: str, **more: Json) -> Message | None:
+    def ask(self, what: str, seconds: float = _ASK_SECONDS, **more: Json) -> Message | None:
         """Ask the core something; None when it does not answer in time."""
         number = next(self._ask_numbers)
         event, answers = threading.Event(), list[Message]()
         self._asked[number] = (event, answers)
         try:
             self._try_tell({"op": "ask", "n": number, "what": what, **more})
-            event.wait(_ASK_SECONDS)
+            event.wait(seconds)
         finally:
             del self._asked[number]
         return answers[0] if answers else None
@@ -356,6 +357,15 @@ class _Neighbours:
         if self._worker.kill_own(connection_id):
             return True
         return bool((self._worker.ask("kill", id=connection_id) or {}).get("found"))
+
+    def purge(self, to_file: str | None, before: float | None) -> None:
+        answer = self._worker.ask("purge", _PURGE_SECONDS, to=to_file, before=before)
+        if answer is None:
+            raise error(ErrorCode.UNKNOWN_ERROR, "The purge goes on, but has not been committed yet")
+        if answer.get("unknown"):
+            raise error(ErrorCode.UNKNOWN_TARGET_BINLOG, "Target log not found in binlog index")
+        if problem := text_of(answer, "problem"):
+            raise error(ErrorCode.UNKNOWN_ERROR, problem)
 
     def source_status(self) -> dict[str, str | int | None]:
         status = (self._worker.ask("source") or {}).get("status")

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from kingbus_node.serve.view import ConnectedReplica, LogEvent, LogFile, Process
+from kingbus_node.wire.errors import ErrorCode, error
 
 CLUSTER_UUID = "11111111-2222-3333-4444-555555555555"
 SOURCE_UUID = "3091a0af-e696-11f1-9062-02fc00000001"
@@ -63,6 +64,7 @@ class FakeNeighbours:
 
     ids: set[int] = field(default_factory=lambda: {7})
     killed: list[int] = field(default_factory=list)
+    purges: list[tuple[str | None, float | None]] = field(default_factory=list)
     status: dict[str, str | int | None] = field(default_factory=dict)
 
     def replicas(self) -> Sequence[ConnectedReplica]:
@@ -74,6 +76,11 @@ class FakeNeighbours:
     def kill(self, connection_id: int) -> bool:
         self.killed.append(connection_id)
         return connection_id in self.ids
+
+    def purge(self, to_file: str | None, before: float | None) -> None:
+        if to_file == "binlog.000009":
+            raise error(ErrorCode.UNKNOWN_TARGET_BINLOG, "Target log not found in binlog index")
+        self.purges.append((to_file, before))
 
     def source_status(self) -> dict[str, str | int | None]:
         return self.status

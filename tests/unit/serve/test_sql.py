@@ -103,13 +103,14 @@ def test_a_mysql_9_7_replica_gets_its_answers(mysql: Connection) -> None:
     assert mysql.facts.text("source_binlog_checksum") == "CRC32"
 
 
-def test_semi_sync_is_not_offered_to_replicas(mysql: Connection, mariadb: Connection) -> None:
-    """ERR 1193 makes a replica go on asynchronously without a word (captured)."""
-    refused = mysql.error("SELECT @@global.rpl_semi_sync_source_enabled")
-    assert (refused.code, refused.sqlstate) == (1193, "HY000")
-    assert refused.message == "Unknown system variable 'rpl_semi_sync_source_enabled'"
+def test_semi_sync_is_offered_in_both_vocabularies(mysql: Connection, mariadb: Connection) -> None:
+    assert mysql.row("SELECT @@global.rpl_semi_sync_source_enabled") == ("1",)
+    assert mysql.types("SELECT @@global.rpl_semi_sync_source_enabled") == [ColumnType.LONGLONG]
+    mysql.ok("SET @rpl_semi_sync_replica = 1")
+    assert mysql.facts.number("rpl_semi_sync_replica", "rpl_semi_sync_slave") == 1
     for client in (mysql, mariadb):
-        assert client.rows("SHOW VARIABLES LIKE 'rpl_semi_sync_master_enabled'") == []
+        found = client.rows("SHOW VARIABLES LIKE 'rpl_semi_sync_master_enabled'")
+        assert found == [("rpl_semi_sync_master_enabled", "ON")]
 
 
 def test_a_mysql_5_6_replica_gets_its_answers(mysql: Connection) -> None:
@@ -349,8 +350,10 @@ def test_from_dual_and_limit_0_are_understood(mysql: Connection) -> None:
         ("UPDATE x SET y=1", 1290, "HY000", "--read-only option"),
         ("create table t (a int)", 1290, "HY000", "--read-only option"),
         ("STOP REPLICA", 1227, "42000", "privilege"),
-        ("PURGE BINARY LOGS TO 'binlog.000002'", 1227, "42000", "BINLOG_ADMIN"),
-        ("PURGE MASTER LOGS BEFORE '2026-01-01'", 1227, "42000", "BINLOG_ADMIN"),
+        ("PURGE BINARY LOGS TO 'binlog.000009'", 1373, "HY000", "Target log not found in binlog index"),
+        ("PURGE MASTER LOGS BEFORE 'soon'", 1210, "HY000", "Incorrect arguments to PURGE LOGS BEFORE"),
+        ("PURGE MASTER LOGS BEFORE NULL", 1210, "HY000", "Incorrect arguments to PURGE LOGS BEFORE"),
+        ("PURGE MASTER LOGS BEFORE NOW() - INTERVAL 1 FORTNIGHT", 1064, "42000", "FORTNIGHT"),
         ("SHOW NONSENSE", 1064, "42000", "near 'NONSENSE'"),
         ("SELECT VERSION(1)", 1582, "42000", "Incorrect parameter count in the call to native function 'VERSION'"),
     ],
@@ -465,6 +468,31 @@ def test_warnings_tell_the_last_error_until_the_next_statement(mysql: Connection
     assert mysql.row("SHOW COUNT(*) WARNINGS") == ("1",)
     mysql.ok("SET @x=1")
     assert mysql.rows("SHOW WARNINGS") == []
+
+
+@pytest.mark.parametrize(
+    ("what", "order"),
+    [
+        ("TO 'binlog.000002'", ("binlog.000002", None)),
+        ("BEFORE '2026-01-02 03:04:05'", (None, 1767323045.0)),
+        ("BEFORE '2026-01-02'", (None, 1767312000.0)),
+        ("BEFORE 20260102030405", (None, 1767323045.0)),
+        ("BEFORE '2026-01-02 03:04:05.5' - INTERVAL 2 DAY", (None, 1767323045.5 - 2 * 86400)),
+        ("BEFORE DATE_SUB('2026-01-02', INTERVAL '90' MINUTE)", (None, 1767312000.0 - 5400)),
+        ("BEFORE DATE_ADD('2026-01-02', INTERVAL 1 WEEK) + INTERVAL 1 SECOND", (None, 1767312001.0 + 7 * 86400)),
+    ],
+)
+def test_purges_are_passed_on(mysql: Connection, what: str, order: tuple[str | None, float | None]) -> None:
+    mysql.ok(f"PURGE BINARY LOGS {what}")
+    mysql.ok(f"purge master logs {what};")
+    assert mysql.neighbours.purges == [order, order]
+
+
+def test_a_purge_before_now_is_of_now(mysql: Connection) -> None:
+    mysql.ok("PURGE BINARY LOGS BEFORE NOW() - INTERVAL 1 HOUR")
+    ((_, before),) = mysql.neighbours.purges
+    assert before is not None
+    assert -10 < time.time() - 3600 - before < 600
 
 
 def test_kill_reaches_other_connections(mysql: Connection) -> None:
