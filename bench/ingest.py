@@ -22,10 +22,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kingbus_node.config import SourceSettings
+from kingbus_node.demo.alone import lead_alone
 from kingbus_node.demo.instance import REPLICATION_PASSWORD, REPLICATION_USER, Options, Server
 from kingbus_node.demo.servers import Flavor, ensure
 from kingbus_node.demo.waiting import wait_until
-from kingbus_node.raft.single import SingleNode
 from kingbus_node.source.checks import Replica
 from kingbus_node.source.reader import SourceReader
 from kingbus_node.store.log import Log
@@ -113,7 +113,7 @@ def ingest_seconds(server: Server, folder: Path, size: int) -> tuple[float, int]
         }
     )
     log = Log.open(folder / "log")
-    node = SingleNode(log, "bench")
+    node = lead_alone(log)
     reader = SourceReader(settings, log, node, Replica(4242, _UUID))
     node.add_commit_listener(reader.committed)
     start = time.perf_counter()

@@ -1,11 +1,11 @@
 """One node: its parts put together in order, and taken apart in the opposite one.
 
-Start: configuration, log (recovery is here), serve processes, consensus, admin API, source reader. What fails on the
-way is a ``FatalError`` with one sentence for people, and what was started before it is stopped again.
+Start: configuration, log (recovery is here), consensus, serve processes, admin API, fence, leader work. What fails on
+the way is a ``FatalError`` with one sentence for people, and what was started before it is stopped again.
 
-Stop: the node says that it is not ready, the reader ends at a whole transaction, everything proposed is committed, the
-replicas are let go, the admin API ends, the log is synced. A second signal ends the process at once: for the log that
-is a crash like any other, and recovery is made for those.
+Stop: the node says that it is not ready, the reader ends at a whole transaction, leadership is handed over, the
+replicas are let go, consensus ends, the admin API too, the log is synced. A second signal ends the process at once: for
+the log that is a crash like any other, and recovery is made for those.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ import signal
 import sys
 import threading
 import time
-import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import FrameType
@@ -26,26 +25,29 @@ from kingbus_node import __version__, logs
 from kingbus_node.admin import download, snapshot
 from kingbus_node.admin.http import AdminError, AdminServer
 from kingbus_node.admin.metrics import Metrics
+from kingbus_node.admin.operations import Operations
 from kingbus_node.admin.views import Binlog, Counters, Readiness, Replica, Status
 from kingbus_node.config import Config, ConfigError, load
+from kingbus_node.fence import Fence
+from kingbus_node.leader import LeaderWork
 from kingbus_node.raft.api import ConsensusError
-from kingbus_node.raft.single import SingleNode
+from kingbus_node.raft.cluster import Cluster
+from kingbus_node.raft.keeper import RetentionKeeper, policy_of
+from kingbus_node.raft.options import ClusterOptions
+from kingbus_node.raft.tls import PeerTlsError
 from kingbus_node.serve.settings import ServeOptions
 from kingbus_node.serve.supervisor import Supervisor
 from kingbus_node.serve.tls import TlsError
 from kingbus_node.serve.users import UsersError
-from kingbus_node.source.checks import Replica as OwnIdentity
-from kingbus_node.source.reader import SourceReader
-from kingbus_node.store.entry import Entry, Kind, Meta
 from kingbus_node.store.errors import StoreError
 from kingbus_node.store.log import Log
 from kingbus_node.store.reader import LogReader
-from kingbus_node.store.state import FACT_CLUSTER_UUID
 
 logger = logging.getLogger(__name__)
 
 _WATCH_SECONDS = 0.5
-_SETTLE_SECONDS = 30.0
+_READER_SECONDS = 5.0
+_HAND_OVER_SECONDS = 5.0
 
 
 class FatalError(Exception):
@@ -84,12 +86,14 @@ class Node:
         self._undo = contextlib.ExitStack()
         self._stopping = False
         self._metrics = Metrics(__version__)
-        self._admin = AdminServer(config.admin, config.node.name, self, None, self._metrics)
         self._supervisor = Supervisor(self._serve_options(), self._source_status)
         self._log: Log
         self._log_reader: LogReader
-        self._consensus: SingleNode
-        self._source: SourceReader
+        self._admin: AdminServer
+        self._keeper: RetentionKeeper
+        self._cluster: Cluster
+        self._fence: Fence
+        self._leader: LeaderWork
 
     def start(self) -> None:
         """Start everything, or nothing: ``FatalError``."""
@@ -100,10 +104,6 @@ class Node:
 
     def _start(self) -> None:
         config = self._config
-        if len(config.raft.peers) > 1:
-            raise FatalError(
-                f"raft.peers names {len(config.raft.peers)} members, but this version runs one node alone: leave it out"
-            )
         directory = config.node.data_dir / "log"
         try:
             self._log = Log.open(directory, segment_bytes=config.storage.segment_bytes)
@@ -113,19 +113,60 @@ class Node:
         self._undo.callback(self._log.close)
         self._log_reader = LogReader(directory)
         self._undo.callback(self._log_reader.close)
+        self._cluster = cluster = self._join()
+        self._undo.callback(cluster.close)
+        self._fence = Fence(cluster, self._log, config.raft.isolation)
+        self._undo.callback(self._fence.stop)
+        self._leader = LeaderWork(config, self._log, cluster)
+        self._keeper = RetentionKeeper(
+            self._log, cluster, policy_of(config.storage), replica_floors=self._replica_floors
+        )
+        operations = Operations(config, self._log, cluster, self._leader, self._keeper)
+        self._admin = AdminServer(config.admin, config.node.name, self, operations, self._metrics)
         self._undo.callback(self._admin.stop)
         self._undo.callback(self._supervisor.stop)
-        self._consensus = SingleNode(
-            self._log, config.node.name, on_sync=self._metrics.observe_fsync, on_commit=self._metrics.observe_commit
-        )
-        self._undo.callback(self._consensus.close)
-        self._source = SourceReader(config.source, self._log, self._consensus, self._identity())
-        self._consensus.add_commit_listener(self._committed)
-        self._undo.callback(self._source.stop)
+        self._undo.callback(self._hand_over)
+        self._undo.callback(self._keeper.stop)
+        self._undo.callback(self._leader.stop, _READER_SECONDS)
+        cluster.add_commit_listener(self._committed)
         self._serve()
         self._metrics.attach(self)
         self._admin.start()
-        self._source.start()
+        self._fence.start()
+        self._leader.start()
+        self._keeper.start()
+
+    def _join(self) -> Cluster:
+        """Take part in the cluster, from here on."""
+        config = self._config
+        options = ClusterOptions.of(
+            config.raft,
+            info={snapshot.INFO_ADMIN: snapshot.admin_url(config, config.admin.listen)},
+            min_free_bytes=config.storage.min_free_bytes,
+        )
+        try:
+            return Cluster(
+                self._log,
+                config.node.name,
+                options,
+                on_sync=self._metrics.observe_fsync,
+                on_commit=self._metrics.observe_commit,
+            )
+        except PeerTlsError as error:
+            raise FatalError(f"raft.tls: {error}") from error
+
+    def _hand_over(self) -> None:
+        """Somebody else shall lead before the replicas are let go: to wait for an election would take longer."""
+        cluster = self._cluster
+        if cluster.failure is not None or len([one for one in cluster.members() if one.role != "learner"]) < 2:
+            return
+        if cluster.is_leader:
+            try:
+                name = cluster.transfer(None, time.monotonic() + _HAND_OVER_SECONDS)
+                logger.info("handed the leadership over to %s", name)
+            except ConsensusError as error:
+                logger.warning("the leadership could not be handed over: %s", error)
+        cluster.suspend("the node is being stopped")
 
     def _serve(self) -> None:
         listen = self._config.serve.listen
@@ -139,9 +180,9 @@ class Node:
             raise FatalError(f"serve.listen {listen}: {error}") from error
 
     def _committed(self, index: int) -> None:
-        """In the log writer's thread: those who wait for a commit look. First the replicas, they are many."""
+        """In Raft's thread: those who wait for a commit look. First the replicas, they are many."""
         self._supervisor.wake()
-        self._source.committed(index)
+        self._leader.committed(index)
 
     def _serve_options(self) -> ServeOptions:
         config = self._config
@@ -159,28 +200,18 @@ class Node:
             tls_key=serve.tls.key,
             tls_ca=serve.tls.ca,
             tls_require=serve.tls.require,
+            isolation=config.raft.isolation,
             log_level=config.log.level,
             log_format=config.log.format,
         )
-
-    def _identity(self) -> OwnIdentity:
-        """Who this cluster is for its source: the uuid is made once and is a fact of the log from then on."""
-        known = self._log.state.facts.get(FACT_CLUSTER_UUID)
-        if not isinstance(known, str):
-            known = str(uuid.uuid4())
-            made = Entry(Kind.STATE, meta=Meta(json={FACT_CLUSTER_UUID: known}))
-            index = self._consensus.propose([made])
-            if not self._consensus.wait_committed(index, _deadline(_SETTLE_SECONDS)):
-                raise FatalError(f"the log in {self._log.directory} took nothing for {_SETTLE_SECONDS:g} s")
-        return OwnIdentity(self._config.source.server_id, known, port=self._config.serve.listen.port)
 
     def wait(self, stop: threading.Event, crashes: Sequence[str] = ()) -> None:
         """Wait until ``stop`` is set. ``FatalError`` when the node cannot go on, or a thread has crashed."""
         while not stop.wait(_WATCH_SECONDS):
             if crashes:
                 raise FatalError(f"the thread {crashes[0]} ended by an error that should not be possible (see above)")
-            if self._consensus.failure is not None:
-                raise FatalError(f"nothing can be stored any more: {self._consensus.failure}")
+            if self._cluster.failure is not None:
+                raise FatalError(f"nothing can be stored any more: {self._cluster.failure}")
 
     def stop(self) -> None:
         """Stop what was started, the last first."""
@@ -199,10 +230,13 @@ class Node:
             yield "the node is stopping"
         if not self._supervisor.workers_ready():
             yield "no serve process is up"
-        if self._consensus.failure is not None:
-            yield f"nothing can be stored any more: {self._consensus.failure}"
+        if self._cluster.failure is not None:
+            yield f"nothing can be stored any more: {self._cluster.failure}"
+        fenced = self._fence.reason()
+        if fenced is not None:
+            yield fenced
         if self._log.state.file is None:
-            now = self._source.status()
+            now = self._leader.status()
             yield f"nothing has come from the source {now.endpoint} yet" + (f": {now.error}" if now.error else "")
 
     def status(self) -> Status:
@@ -210,12 +244,12 @@ class Node:
         return snapshot.status(
             self._config,
             self._log,
-            self._consensus,
-            snapshot.alone(self._config, self._log),
-            self._source.status(),
+            self._cluster,
+            snapshot.members(self._cluster),
+            self._leader.status(),
             self.replicas(),
             self.readiness(),
-            quorum=self._consensus.failure is None,
+            quorum=self._cluster.in_touch,
         )
 
     def replicas(self) -> list[Replica]:
@@ -224,7 +258,7 @@ class Node:
 
     def counters(self) -> Counters:
         """The totals behind the metrics."""
-        return snapshot.counters(self._source.status(), self._supervisor)
+        return snapshot.counters(self._leader.status(), self._supervisor)
 
     def binlogs(self) -> Sequence[Binlog]:
         """The files that are served."""
@@ -241,12 +275,12 @@ class Node:
 
     # What replicas ask
 
+    def _replica_floors(self) -> list[int]:
+        """The oldest entries that connected replicas still need."""
+        return [report.index for report in self._supervisor.replicas()]
+
     def _source_status(self) -> dict[str, str | int | None]:
-        return snapshot.replica_status(self._config, self._log, self._source.status())
-
-
-def _deadline(seconds: float) -> float:
-    return time.monotonic() + seconds
+        return snapshot.replica_status(self._config, self._log, self._leader.status())
 
 
 @contextlib.contextmanager

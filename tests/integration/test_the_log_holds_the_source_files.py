@@ -16,10 +16,10 @@ from servers.fixtures import Pool
 from servers.workload import PACKET_LIMIT, Workload
 
 from kingbus_node.config import Address, SourceSettings
+from kingbus_node.demo.alone import lead_alone
 from kingbus_node.demo.instance import REPLICATION_PASSWORD, REPLICATION_USER, Options, Server
 from kingbus_node.demo.servers import Flavor
 from kingbus_node.demo.waiting import wait_until
-from kingbus_node.raft.single import SingleNode
 from kingbus_node.source.checks import Replica
 from kingbus_node.source.reader import SourceReader, SourceState, SourceStatus
 from kingbus_node.store.entry import CONTINUATION, OFFSET_MASK, Flag, Kind
@@ -64,7 +64,7 @@ class Ingest:
     def running(self, **settings: object) -> Iterator[Running]:
         """Read from the source meanwhile."""
         log = Log.open(self.folder / "log", segment_bytes=8 << 20)
-        node = SingleNode(log, "test")
+        node = lead_alone(log)
         values = SourceSettings.model_validate(self.settings | settings)
         reader = SourceReader(values, log, node, Replica(4242, UUID), heartbeat=1.0, entry_bytes=self.entry_bytes)
         node.add_commit_listener(reader.committed)

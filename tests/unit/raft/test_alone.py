@@ -1,4 +1,4 @@
-"""The consensus of one node: what it promises to the source reader above it."""
+"""The consensus of a cluster of one node: what it promises to the source reader above it."""
 
 from __future__ import annotations
 
@@ -12,10 +12,13 @@ from pathlib import Path
 import pytest
 from unit.store.samples import Source, executed
 
-from kingbus_node.raft.api import Consensus, ConsensusClosedError, ConsensusFailedError
-from kingbus_node.raft.single import SingleNode
+from kingbus_node.demo.alone import lead_alone
+from kingbus_node.demo.waiting import wait_until
+from kingbus_node.raft.api import ClusterConsensus, ConsensusClosedError, ConsensusFailedError
+from kingbus_node.raft.cluster import Cluster
+from kingbus_node.raft.options import ClusterOptions
 from kingbus_node.store import durable
-from kingbus_node.store.entry import Kind
+from kingbus_node.store.errors import InvalidEntryError
 from kingbus_node.store.log import Log
 
 
@@ -48,15 +51,15 @@ class SlowDisk:
 
 
 def test_what_is_proposed_is_committed_in_order(log: Log) -> None:
-    consensus: Consensus = SingleNode(log, "node-1")
+    consensus: ClusterConsensus = lead_alone(log)
     source = Source()
-    last = 0
+    begun = last = consensus.last_index
     for group in ([source.flavor(), source.file()], *([source.transaction()] for _ in range(50))):
         last = consensus.propose(group)
-    assert last == consensus.last_index == 53
+    assert last == consensus.last_index == begun + 52
     assert consensus.wait_committed(last, soon())
-    assert (consensus.commit_index, log.durable_index, log.visible_index) == (53, 53, 53)
-    assert (consensus.is_leader, consensus.leader, consensus.term, consensus.failure) == (True, "node-1", 1, None)
+    assert (consensus.commit_index, log.durable_index, log.visible_index) == (last, last, last)
+    assert (consensus.is_leader, consensus.leader, consensus.in_touch, consensus.failure) == (True, "alone", True, None)
     assert str(log.state.executed) == executed(50)
     consensus.close()
 
@@ -65,8 +68,9 @@ def test_nothing_is_committed_before_it_is_durable_and_one_fsync_serves_all_that
     log: Log, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Promise 2, with one disk."""
-    consensus = SingleNode(log, "node-1")
+    consensus = lead_alone(log)
     source = Source()
+    begun = consensus.commit_index
     disk = SlowDisk(monkeypatch)
     first = consensus.propose([source.flavor(), source.file()])
     assert disk.reached.acquire(timeout=30)
@@ -74,11 +78,11 @@ def test_nothing_is_committed_before_it_is_durable_and_one_fsync_serves_all_that
     for _ in range(100):
         last = consensus.propose([source.transaction()])
     assert not consensus.wait_committed(first, time.monotonic() + 0.05)
-    assert (consensus.commit_index, log.visible_index) == (1, 1)
+    assert (consensus.commit_index, log.visible_index) == (begun, begun)
     disk.let.release()
     assert consensus.wait_committed(first, soon())
     assert disk.reached.acquire(timeout=30)
-    assert consensus.commit_index == first
+    assert consensus.commit_index < last
     disk.let.release()
     assert consensus.wait_committed(last, soon())
     assert disk.calls == 2
@@ -87,7 +91,7 @@ def test_nothing_is_committed_before_it_is_durable_and_one_fsync_serves_all_that
 
 
 def test_listeners_hear_of_commits_when_readers_can_see_them(log: Log) -> None:
-    consensus = SingleNode(log, "node-1")
+    consensus = lead_alone(log)
     heard: list[tuple[int, int]] = []
     consensus.add_commit_listener(lambda index: heard.append((index, log.visible_index)))
     source = Source()
@@ -98,9 +102,11 @@ def test_listeners_hear_of_commits_when_readers_can_see_them(log: Log) -> None:
     assert all(visible >= index for index, visible in heard)
 
 
-def test_propose_waits_while_too_much_is_in_flight(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_propose_waits_while_too_much_is_in_flight(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Promise 9: a slow disk slows the source down instead of filling the memory."""
-    consensus = SingleNode(log, "node-1", max_in_flight=10_000)
+    log = Log.open(tmp_path)
+    consensus = Cluster(log, "alone", ClusterOptions(min_free_bytes=0, max_in_flight=10_000))
+    wait_until(lambda: consensus.is_leader, 30, "the only member to lead")
     source = Source()
     assert consensus.wait_committed(consensus.propose([source.flavor(), source.file()]), soon())
     disk = SlowDisk(monkeypatch)
@@ -123,48 +129,30 @@ def test_propose_waits_while_too_much_is_in_flight(log: Log, monkeypatch: pytest
     assert consensus.wait_committed(first + 1, soon())
     monkeypatch.undo()
     consensus.close()
-
-
-def test_a_transaction_that_a_crash_cut_is_cancelled_at_the_next_start(tmp_path: Path) -> None:
-    """Promise 4."""
-    log = Log.open(tmp_path)
-    consensus = SingleNode(log, "node-1")
-    source = Source()
-    consensus.propose([source.flavor(), source.file(), source.transaction()])
-    position = source.position
-    consensus.propose([source.fragment(first=True), source.fragment()])
-    consensus.close()
-    assert (log.commit_index, log.visible_index) == (6, 4)
-    log.close()
-    log = Log.open(tmp_path)
-    consensus = SingleNode(log, "node-1")
-    assert log.read(7).kind == Kind.CANCEL
-    assert (consensus.term, log.visible_index, log.state.end_pos) == (2, 7, position)
-    assert str(log.state.executed) == executed(1)
-    source.position, source.number = position, 1
-    assert consensus.wait_committed(consensus.propose([source.transaction()]), soon())
-    assert str(log.state.executed) == executed(2)
-    consensus.close()
     log.close()
 
 
 def test_what_was_synced_but_not_noted_as_committed_counts_at_the_next_start(tmp_path: Path) -> None:
     log = Log.open(tmp_path)
+    lead_alone(log).close()
     source = Source()
-    log.append([source.flavor(), source.file(), source.transaction()], 1)
+    log.append([source.flavor(), source.file(), source.transaction()], log.last_term)
     log.sync()
+    last, committed = log.last_index, log.commit_index
     log.close()
     log = Log.open(tmp_path)
-    assert log.commit_index == 0
-    consensus = SingleNode(log, "node-1")
-    assert log.state.index == 4
+    assert log.commit_index == committed < last
+    consensus = lead_alone(log)
+    assert log.commit_index > last
     assert str(log.state.executed) == executed(1)
     consensus.close()
     log.close()
 
 
-def test_a_disk_that_fails_is_told_to_all_who_propose_or_wait(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
-    consensus = SingleNode(log, "node-1", max_in_flight=10_000)
+def test_a_disk_that_fails_is_told_to_all_who_propose_or_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = Log.open(tmp_path)
+    consensus = Cluster(log, "alone", ClusterOptions(min_free_bytes=0, max_in_flight=10_000))
+    wait_until(lambda: consensus.is_leader, 30, "the only member to lead")
     source = Source()
     assert consensus.wait_committed(consensus.propose([source.flavor(), source.file()]), soon())
     reached, let = threading.Event(), threading.Event()
@@ -206,20 +194,22 @@ def test_a_disk_that_fails_is_told_to_all_who_propose_or_wait(log: Log, monkeypa
         consensus.propose([source.transaction()])
     monkeypatch.undo()
     consensus.close()
+    log.close()
 
 
-def test_an_entry_that_may_not_follow_stops_the_node_rather_than_the_order(log: Log) -> None:
-    consensus = SingleNode(log, "node-1")
+def test_an_entry_that_may_not_follow_is_refused_and_nothing_else_is_changed(log: Log) -> None:
+    consensus = lead_alone(log)
+    last = consensus.last_index
+    with pytest.raises(InvalidEntryError, match="flavor"):
+        consensus.propose([Source().file()])
+    assert consensus.last_index == last
     source = Source()
-    index = consensus.propose([source.file()])  # without a flavor
-    with pytest.raises(ConsensusFailedError, match="flavor"):
-        consensus.wait_committed(index, soon())
+    assert consensus.wait_committed(consensus.propose([source.flavor(), source.file()]), soon())
     consensus.close()
-    assert log.last_index == 1
 
 
 def test_closing_commits_what_was_proposed_and_refuses_the_rest(log: Log) -> None:
-    consensus = SingleNode(log, "node-1")
+    consensus = lead_alone(log)
     source = Source()
     consensus.propose([source.flavor(), source.file()])
     last = consensus.propose([source.transaction() for _ in range(500)])
