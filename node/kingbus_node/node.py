@@ -86,7 +86,7 @@ class Node:
         self._undo = contextlib.ExitStack()
         self._stopping = False
         self._metrics = Metrics(__version__)
-        self._supervisor = Supervisor(self._serve_options(), self._source_status)
+        self._supervisor = Supervisor(self._serve_options(), self._source_status, self._purge)
         self._log: Log
         self._log_reader: LogReader
         self._admin: AdminServer
@@ -278,6 +278,13 @@ class Node:
     def _replica_floors(self) -> list[int]:
         """The oldest entries that connected replicas still need."""
         return [report.index for report in self._supervisor.replicas()]
+
+    def _purge(self, to_file: str | None, before: float | None) -> None:
+        """PURGE BINARY LOGS."""
+        if to_file is not None:
+            self._keeper.purge_to(to_file)
+        elif before is not None:
+            self._keeper.purge_before(before)
 
     def _source_status(self) -> dict[str, str | int | None]:
         return snapshot.replica_status(self._config, self._log, self._leader.status())
