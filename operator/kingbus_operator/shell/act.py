@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import assert_never
 
 from kingbus_operator.api.types import Cluster, Json
-from kingbus_operator.build.common import POD_NAME_LABEL, ROLE_LABEL, TERM_ANNOTATION, selector
+from kingbus_operator.build.common import POD_NAME_LABEL, ROLE_LABEL, TERM_ANNOTATION
 from kingbus_operator.kube.client import Api, ApiError
 from kingbus_operator.kube.nodes import NodeError, Nodes, Target
 from kingbus_operator.planning.actions import (
@@ -111,6 +111,6 @@ class Actor:
         patch: list[Json] = [
             {"op": "test", "path": "/metadata/resourceVersion", "value": version},
             {"op": "add", "path": f"/metadata/annotations/{TERM_ANNOTATION.replace('/', '~1')}", "value": str(term)},
-            {"op": "add", "path": "/spec/selector", "value": {**selector(name), POD_NAME_LABEL: pod}},
+            {"op": "add", "path": "/spec/selector", "value": {POD_NAME_LABEL: pod}},
         ]
         await self._api.json_patch("Service", self._cluster.namespace, name, patch, manager=LEADER_MANAGER)
