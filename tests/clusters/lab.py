@@ -172,8 +172,9 @@ class Lab:
 
         until(same, f"the same in all logs: {[(n.name, n.log.last_index, n.cluster.commit_index) for n in members]}")
 
-    def check_equal(self) -> None:
-        """All logs hold the same bytes, each entry once."""
-        self.settle()
-        logs = [contents(node.log) for node in self.up()]
+    def check_equal(self, *nodes: Node) -> None:
+        """All logs (or these) hold the same bytes, each entry once."""
+        members = nodes or tuple(self.up())
+        self.settle(*members)
+        logs = [contents(node.log) for node in members]
         assert len({zlib.crc32(b"".join(one)) for one in logs}) == 1, "the logs differ"

@@ -411,10 +411,13 @@ class Loop:
                 self._drop(link, LinkError(f"it was silent for {now - link.heard:.1f} s"))
             else:
                 self._queue(link.address, Ping(int(now * 1e6)))
+        check = now >= self._next_check
+        if check:
+            self._next_check = now + _CHECK_SECONDS
+            self._transport.tidy()
         with self.lock:
             self._scale()
-            if now >= self._next_check:
-                self._next_check = now + _CHECK_SECONDS
+            if check:
                 self._check_disk(now)
                 self._tell_names(now)
 

@@ -128,10 +128,13 @@ def check_certificate(names: Sequence[str], address: str) -> None:
 
 def _covers(name: str, host: str) -> bool:
     try:
-        return ipaddress.ip_address(name) == ipaddress.ip_address(host)
+        address = ipaddress.ip_address(host)
     except ValueError:
-        pass
-    name, host = name.lower().rstrip("."), host.lower().rstrip(".")
-    if name.startswith("*."):
-        return host.partition(".")[2] == name[2:] != ""
-    return name == host
+        name, host = name.lower().rstrip("."), host.lower().rstrip(".")
+        if name.startswith("*."):
+            return host.partition(".")[2] == name[2:] != ""
+        return name == host
+    try:
+        return ipaddress.ip_address(name) == address
+    except ValueError:
+        return False

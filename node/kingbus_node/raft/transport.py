@@ -193,6 +193,11 @@ class Transport:
                     del self._peers[address]
                 self._changed.notify_all()
 
+    def tidy(self) -> None:
+        """Gives up links that a peer began and did not finish in time. To be called now and then."""
+        with self._changed:
+            self._expire_halves(time.monotonic())
+
     def close(self) -> None:
         """Ends all that is not a link yet, the streams, and the threads."""
         with self._changed:

@@ -1,0 +1,225 @@
+"""Who is not of the cluster gets no further than the door: no bytes of a stranger hurt a node, and no name that a
+certificate does not cover is believed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import random
+import socket
+import ssl
+import struct
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from clusters.certificates import Authority
+from clusters.lab import Lab, Node, soon, until
+
+from kingbus_node.raft import handshake, hello
+from kingbus_node.raft.frames import encode_frame
+from kingbus_node.raft.hello import Hello, Purpose, Refusal
+from kingbus_node.raft.messages import TimeoutNow
+from kingbus_node.raft.options import TlsFiles
+from kingbus_node.raft.tls import PeerTls, PeerTlsError
+
+PEER = "10.255.255.1:7401"
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Iterator[Lab]:
+    with Lab(tmp_path) as lab:
+        yield lab
+
+
+def visit(node: Node) -> socket.socket:
+    """A connection straight to a node."""
+    connection = socket.create_connection(("127.0.0.1", node.cluster.listens_at.port))
+    connection.settimeout(60)
+    return connection
+
+
+def ended(connection: socket.socket) -> bool:
+    """Whether the node closes the connection."""
+    try:
+        while connection.recv(65536):
+            pass
+    except ConnectionResetError:
+        pass
+    return True
+
+
+def greeting(node: Node, **changes: object) -> Hello:
+    """What a peer would say to a node."""
+    usual = Hello(Purpose.CONTROL, 1, 2, PEER, node.address, "stranger")
+    return replace(usual, **changes)  # type: ignore[arg-type]
+
+
+def say(node: Node, first: Hello) -> Hello | Refusal:
+    with visit(node) as connection:
+        connection.sendall(hello.encode(first))
+        return handshake.receive(connection, soon())
+
+
+def test_bytes_of_a_stranger_close_his_connection_and_nothing_else(lab: Lab, caplog: pytest.LogCaptureFixture) -> None:
+    (node,) = lab.found(1)
+    lab.write("before")
+    dice = random.Random(3)
+    with caplog.at_level(logging.WARNING):
+        for _ in range(60):
+            with visit(node) as connection, contextlib.suppress(OSError):  # it may be closed already
+                connection.sendall(dice.randbytes(dice.randint(0, 2000)))
+                connection.shutdown(socket.SHUT_WR)
+                assert ended(connection)
+        for text in (b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", b"\x16\x03\x01" + os.urandom(500)):
+            with visit(node) as connection:
+                connection.sendall(text)
+                assert ended(connection)
+    told = [record.getMessage() for record in caplog.records]
+    assert any("closed a connection from 127.0.0.1" in text and "it speaks HTTP" in text for text in told)
+    assert any("it speaks TLS" in text for text in told)
+    lab.write("after")
+    assert node.cluster.failure is None
+
+
+def test_a_peer_that_breaks_the_protocol_loses_its_link_and_nothing_else(
+    lab: Lab, caplog: pytest.LogCaptureFixture
+) -> None:
+    (node,) = lab.found(1)
+    lab.write("before")
+    dice = random.Random(5)
+    frames = [
+        b"".join(bytes(part) for part in encode_frame(TimeoutNow(1)))[:-1] + b"\xff",
+        struct.pack("<III", 2**31, 0, 0),
+        dice.randbytes(500),
+    ]
+    for number, frame in enumerate(frames):
+        with visit(node) as control, visit(node) as bulk:
+            for connection, purpose in ((control, Purpose.CONTROL), (bulk, Purpose.BULK)):
+                connection.sendall(hello.encode(greeting(node, purpose=purpose, link=number + 1)))
+                assert isinstance(handshake.receive(connection, soon()), Hello)
+            with caplog.at_level(logging.WARNING):
+                (control, bulk)[number % 2].sendall(frame)
+                assert ended(control)
+                assert ended(bulk)
+    assert "closed the connection to stranger" in caplog.text
+    lab.write("after")
+    assert node.cluster.failure is None
+
+
+def test_many_strangers_who_say_nothing_do_not_keep_others_out(lab: Lab) -> None:
+    nodes = lab.found(3)
+    lab.write("before")
+    silent = [visit(nodes[0]) for _ in range(80)]
+    silent[0].sendall(b"KBRF")
+    silent[1].sendall(hello.encode(greeting(nodes[0])))  # the first half of a link
+    for node in nodes:
+        lab.network.cut(node.address)
+    lab.write("while they wait")
+    for connection in silent:
+        with connection:
+            assert ended(connection)  # none of them may wait for ever
+    lab.write("after")
+    lab.check_equal()
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"receiver": "10.0.0.9:1"}, "not 10.0.0.9:1: does a name lead to another node"),
+        ({"oldest": 7, "newest": 9}, "upgrade one release at a time"),
+        ({"purpose": Purpose.BULK, "link": 99}, "the first connection of this link is gone"),
+    ],
+)
+def test_a_peer_is_told_why_it_is_refused(lab: Lab, changes: dict[str, object], told: str) -> None:
+    (node,) = lab.found(1)
+    answer = say(node, greeting(node, **changes))
+    assert isinstance(answer, Refusal)
+    assert told in answer.reason
+
+
+def test_a_node_that_claims_this_nodes_own_address_is_refused(lab: Lab) -> None:
+    (node,) = lab.found(1)
+    answer = say(node, greeting(node, sender=node.address))
+    assert isinstance(answer, Refusal)
+    assert "advertised by two nodes" in answer.reason
+
+
+# TLS
+
+
+def test_nodes_speak_tls_and_follow_a_renewed_certificate(lab: Lab, tmp_path: Path) -> None:
+    authority = Authority(tmp_path / "ca")
+    addresses = [lab.network.door() for _ in range(3)]
+    for number, address in enumerate(addresses):
+        lab.add(address, addresses, tls=authority.issue(f"node-{number}", ["127.0.0.1"])).start()
+    lab.write(*(f"entry {number}" for number in range(50)), size=20_000)
+    lab.check_equal()
+    first = lab.nodes[addresses[0]]
+    with visit(first) as plain:
+        plain.sendall(hello.encode(greeting(first)))
+        assert ended(plain)
+    before = shown(first)
+    authority.issue("node-0", ["127.0.0.1"])
+    assert shown(first) != before, "the renewed certificate is shown without a restart"
+    for address in addresses:
+        lab.network.cut(address)
+    lab.write("with the renewed one")
+    lab.check_equal()
+
+
+def shown(node: Node) -> bytes | None:
+    """The certificate that a node shows."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    with visit(node) as plain, context.wrap_socket(plain) as connection:
+        return connection.getpeercert(binary_form=True)
+
+
+@pytest.mark.parametrize("fault", ["another host", "another CA", "no certificate"])
+def test_a_certificate_that_does_not_cover_the_address_is_refused(
+    lab: Lab, tmp_path: Path, fault: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    ours = Authority(tmp_path / "ca")
+    addresses = [lab.network.door() for _ in range(3)]
+    wrong = None
+    if fault == "another host":
+        wrong = ours.issue("wrong", ["10.9.9.9", "node-3.example"])
+    elif fault == "another CA":
+        wrong = replace(Authority(tmp_path / "other").issue("wrong", ["127.0.0.1"]), ca=ours.ca)
+    right = [ours.issue(f"node-{number}", ["127.0.0.1"]) for number in range(2)]
+    founders = addresses[:2]
+    for address, files in zip(founders, right, strict=True):
+        lab.add(address, founders, tls=files).start()
+    leader = lab.write("the two")
+    with caplog.at_level(logging.WARNING):
+        stranger = lab.add(addresses[2], addresses, tls=wrong).start()
+        leader.cluster.add_member(stranger.name, stranger.address, role="learner", deadline=soon())
+        until(lambda: caplog.text.count("closed a connection from") > 1, "it is refused")
+        until(lambda: f"no connection to {stranger.address}" in caplog.text, "nobody connects to it")
+    member = {m.address: m for m in leader.cluster.members()}[stranger.address]
+    assert not member.reachable
+    assert stranger.log.last_index == 0
+    if fault == "another host":
+        assert "its certificate is for 10.9.9.9, node-3.example, expected one for 127.0.0.1" in caplog.text
+    leader.cluster.remove_member(stranger.address, soon())
+    stranger.stop()
+    lab.write("still the two")
+    lab.check_equal(*(lab.nodes[address] for address in founders))
+
+
+def test_files_that_cannot_be_used_are_named(tmp_path: Path) -> None:
+    files = Authority(tmp_path).issue("node", ["127.0.0.1"])
+    PeerTls(files)
+    broken = tmp_path / "broken.pem"
+    broken.write_text("no certificate")
+    with pytest.raises(PeerTlsError, match=r"raft.tls.ca .*broken.pem"):
+        PeerTls(replace(files, ca=broken))
+    with pytest.raises(PeerTlsError, match=r"raft.tls.cert .*broken.pem and raft.tls.key"):
+        PeerTls(replace(files, cert=broken))
+    with pytest.raises(PeerTlsError, match=r"raft\.tls\.key"):
+        PeerTls(TlsFiles(files.ca, files.cert, tmp_path / "missing"))
