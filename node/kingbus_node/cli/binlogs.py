@@ -53,9 +53,9 @@ def events(client: AdminClient, form: str, file: str, start: int, limit: int | N
     """Print the events of FILE, decoded."""
     with needs_node_extra():
         from kingbus_node.cli import decoding
-    if form == "table":
-        click.echo(decoding.HEADING)
     with client.stream(_path(file, start)) as read:
+        if form == "table":
+            click.echo(decoding.HEADING)
         for number, event in enumerate(decoding.events(read, start), 1):
             if form == "json":
                 click.echo(json.dumps(event.as_json(rows=rows), ensure_ascii=False))
