@@ -7,7 +7,7 @@ for the flag that says that a file is in use). Whatever happens to source, conne
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -141,7 +141,7 @@ class Running:
                 pytest.fail(f"{name}: {len(wanted)} bytes expected, {len(found)} found, which differ from byte {at} on")
 
 
-def first_difference(one: bytes, other: bytes) -> int:
+def first_difference(one: Sequence[int], other: Sequence[int]) -> int:
     """Where two different strings of bytes begin to differ."""
     return next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
 

@@ -249,7 +249,7 @@ class Batcher:
             # Every source that is let in knows checksums: so says a damaged version, which would switch them off.
             raise StreamError(
                 f"the FORMAT_DESCRIPTION event behind {self._file} {self._pos} is of a server that knows no checksums "
-                "(before MySQL 5.6.1, MariaDB 5.3): it was damaged on the way, or the file was copied from such a server"
+                "(before MySQL 5.6.1, MariaDB 5.3): damaged on the way, or a file copied from such a server"
             )
         leading = block.packet_of(0)
         carries = np.empty(len(packets), dtype=np.bool_)
