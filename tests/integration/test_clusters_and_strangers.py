@@ -69,14 +69,14 @@ def test_bytes_of_a_stranger_close_his_connection_and_nothing_else(lab: Lab, cap
     lab.write("before")
     dice = random.Random(3)
     with caplog.at_level(logging.WARNING):
+        for text in (b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", b"\x16\x03\x01" + os.urandom(500)):
+            with visit(node) as connection:
+                connection.sendall(text)
+                assert ended(connection)
         for _ in range(60):
             with visit(node) as connection, contextlib.suppress(OSError):  # it may be closed already
                 connection.sendall(dice.randbytes(dice.randint(0, 2000)))
                 connection.shutdown(socket.SHUT_WR)
-                assert ended(connection)
-        for text in (b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", b"\x16\x03\x01" + os.urandom(500)):
-            with visit(node) as connection:
-                connection.sendall(text)
                 assert ended(connection)
     told = [record.getMessage() for record in caplog.records]
     assert any("closed a connection from 127.0.0.1" in text and "it speaks HTTP" in text for text in told)

@@ -436,7 +436,7 @@ class Loop:
         raft = self.raft
         reason = self._asked_to_suspend
         if reason is None:
-            reason = None if self._journal.writable else "its disk is full"
+            reason = self._journal.unwritable_reason
         begun = self._sync_begun
         if reason is None and begun is not None and len(raft.configuration.voters) > 1:
             limit = max(self._options.slow_sync, raft.settings.election_timeout)
