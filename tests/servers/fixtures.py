@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from kingbus_node.demo.cluster_process import ClusterProcess
 from kingbus_node.demo.instance import Options, Server
 from kingbus_node.demo.node_process import NodeProcess, Settings
 from kingbus_node.demo.servers import ensure
@@ -27,6 +28,7 @@ class Pool:
         self._servers: list[Server] = []
         self._nodes: list[NodeProcess] = []
         self._proxies: list[CuttingProxy] = []
+        self._clusters = 0
 
     def server(self, release: str, options: Options | None = None) -> Server:
         """A running server of a release of `kingbus_node.demo.servers.RELEASES`."""
@@ -42,6 +44,13 @@ class Pool:
         node = NodeProcess(source, self._folder / name, name=name, settings=settings)
         self._nodes.append(node)
         return node.start(ready=ready)
+
+    def cluster(self, source: Server, size: int = 3, settings: Settings | None = None) -> ClusterProcess:
+        """Running nodes that read from `source` together."""
+        self._clusters += 1
+        cluster = ClusterProcess(source, self._folder / f"cluster-{self._clusters}", size=size, settings=settings)
+        self._nodes += cluster.nodes
+        return cluster.start()
 
     def proxy(self, target_port: int) -> CuttingProxy:
         """A proxy before a port of loopback."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,20 +76,25 @@ class ClusterProcess:
         """What each node says, None for one that does not answer."""
         return {node.name: state_of(node) for node in self.nodes}
 
-    def leader(self) -> NodeProcess | None:
+    def leader(self, among: Sequence[NodeProcess] | None = None) -> NodeProcess | None:
         """The node that leads: of those that say so of themselves, the one in the highest term."""
-        leading = [state for state in self.states().values() if state is not None and state.role == "leader"]
+        states = [state_of(node) for node in (self.nodes if among is None else among)]
+        leading = [state for state in states if state is not None and state.role == "leader"]
         return self.by_name[max(leading, key=lambda state: state.term).name] if leading else None
 
-    def wait_leader(self, timeout: float = 60.0, *, other_than: NodeProcess | None = None) -> NodeProcess:
-        """Wait until a node leads."""
-
-        def found() -> NodeProcess | None:
-            leader = self.leader()
-            return leader if leader is not other_than else None
-
-        what = "a leader" if other_than is None else f"a leader other than {other_than.name}"
-        return wait_until(found, timeout, what, found=lambda: "\n".join(node.log_tail() for node in self.nodes))
+    def wait_leader(
+        self,
+        timeout: float = 60.0,
+        *,
+        among: Sequence[NodeProcess] | None = None,
+        other_than: NodeProcess | None = None,
+    ) -> NodeProcess:
+        """Wait until a node leads; ``among`` says which are asked (one that hangs takes its time to answer)."""
+        asked = [node for node in (self.nodes if among is None else among) if node is not other_than]
+        what = f"one of {', '.join(node.name for node in asked)} to lead"
+        return wait_until(
+            lambda: self.leader(asked), timeout, what, found=lambda: "\n".join(node.log_tail() for node in asked)
+        )
 
     def followers(self, leader: NodeProcess) -> list[NodeProcess]:
         """The nodes that run, but for ``leader``."""
