@@ -1,6 +1,7 @@
 # One image for the node (`kingbus node`), the command line and the operator, from the lock files, without compilers.
 #   docker build -t kingbus .
-#   docker run -v kingbus:/var/lib/kingbus -v $PWD/kingbus.yaml:/etc/kingbus/kingbus.yaml:ro kingbus
+#   docker run -v kingbus:/var/lib/kingbus -v $PWD:/etc/kingbus:ro kingbus    # reads /etc/kingbus/kingbus.yaml
+# `make image` builds it without Docker too; docs/kubernetes.md says how big it is and how it may run.
 ARG BASE_IMAGE=python:3.13-slim-bookworm
 
 FROM ${BASE_IMAGE} AS build
@@ -19,6 +20,8 @@ RUN python -m venv /opt/tools \
 COPY . .
 RUN /opt/tools/bin/pip wheel --no-deps --no-build-isolation --wheel-dir /dist . \
     && /opt/tools/bin/pip --python /opt/kingbus/bin/python install --no-compile --no-deps --no-index /dist/*.whl \
+    # What dependencies bring to test themselves is a sixth of the whole.
+    && find /opt/kingbus/lib -type d -name tests -prune -exec rm -rf {} + \
     && /opt/kingbus/bin/python -m compileall -q --invalidation-mode unchecked-hash /opt/kingbus/lib
 
 FROM ${BASE_IMAGE}
@@ -28,7 +31,8 @@ LABEL org.opencontainers.image.title="Kingbus" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.version="${VERSION}"
 RUN groupadd --gid 10001 kingbus \
-    && useradd --uid 10001 --gid 10001 --home-dir /var/lib/kingbus --create-home --shell /usr/sbin/nologin kingbus
+    && useradd --uid 10001 --gid 10001 --home-dir /var/lib/kingbus --create-home --shell /usr/sbin/nologin kingbus \
+    && chmod 0750 /var/lib/kingbus
 COPY --from=build /opt/kingbus /opt/kingbus
 ENV PATH=/opt/kingbus/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
 USER 10001:10001

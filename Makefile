@@ -64,6 +64,14 @@ manifests: venv ## the manifests that are copies or renderings of others (script
 test-deploy: venv ## the chart, by helm (the first time helm is built with Go, if it is not on PATH)
 	$(PY) -m pytest tests/deploy/check_helm.py $(ARGS)
 
+.PHONY: image
+image: venv ## the container image; without Docker by Debian's buildah, as root (ARGS="--archive kingbus.tar")
+	PYTHONPATH=tests $(PY) -m tools.image $(ARGS)
+
+.PHONY: test-image
+test-image: venv ## the image, built by Debian's buildah and run as Kubernetes would run it (root only)
+	$(PY) -m pytest tests/deploy/check_image.py --timeout=1800 $(ARGS)
+
 .PHONY: fuzz
 fuzz: venv ## the property tests, for longer
 	$(PY) -m pytest tests/unit --hypothesis-profile=fuzz --timeout=0 -m fuzz $(ARGS)
