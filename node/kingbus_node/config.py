@@ -224,7 +224,10 @@ class RaftTls(_Section):
 
 
 class RaftSettings(_Section):
-    """The cluster. ``peers``: the initial members, this node among them; empty means a cluster of this node alone."""
+    """The cluster. ``peers``: the initial members, this node among them; empty means a cluster of this node alone.
+
+    ``join`` allows this node not to be among them: it founds nothing then, and waits to be added to their cluster.
+    """
 
     listen: Listen = Address("127.0.0.1", 7401)
     advertise: Endpoint | None = None
@@ -232,6 +235,7 @@ class RaftSettings(_Section):
     election_timeout: Annotated[Duration, Field(ge=0.05, le=600)] = 1.0
     isolation_timeout: Annotated[Duration, Field(ge=0.05, le=3600)] | None = None
     priority: Integer = 0
+    join: bool = False
     tls: RaftTls = RaftTls()
 
     @property
@@ -286,11 +290,15 @@ class Retry(_Section):
 
 
 class SourceSettings(_Section):
-    """The replica side: the server whose binlog this cluster holds. No ``password_file`` means an empty password."""
+    """The replica side: the server whose binlog this cluster holds. No ``password_file`` means an empty password.
+
+    ``user_file`` holds the user's name, for accounts that come as files; it counts more than ``user``.
+    """
 
     endpoints: Annotated[tuple[Endpoint, ...], BeforeValidator(_listed), Field(min_length=1)]
     flavor: Annotated[Literal["auto", "mysql", "mariadb"], Keyword] = "auto"
-    user: str = Field(min_length=1, max_length=32)
+    user: str = Field(default="", max_length=32)
+    user_file: FilePath | None = None
     password_file: FilePath | None = None
     server_id: ServerId = 100
     semi_sync: bool = True
@@ -366,6 +374,8 @@ def _contradictions(config: Config) -> Iterator[str]:
             f"source.server_id and serve.server_id are both {serve.server_id}: expected two different ids, because the "
             "first names Kingbus to the source and the second names it to the replicas"
         )
+    if not source.user and source.user_file is None:
+        yield "source.user: missing; expected the account at the source, or source.user_file, a file with its name"
     if source.retry.initial > source.retry.max:
         yield (
             f"source.retry.initial ({source.retry.initial:g}s) is longer than source.retry.max "
@@ -401,8 +411,11 @@ def _contradictions(config: Config) -> Iterator[str]:
             yield f"{seen[listen]} and {path} are both {listen}: expected two different ports"
         seen.setdefault(listen, path)
     own = raft.advertise or raft.listen
-    if raft.peers and own not in raft.peers:
-        yield f"raft.peers does not hold this node's own address {own} (raft.advertise): expected it among the members"
+    if raft.peers and own not in raft.peers and not raft.join:
+        yield (
+            f"raft.peers does not hold this node's own address {own} (raft.advertise): expected it among the members, "
+            "or raft.join: true for a node that waits to be added"
+        )
     if len(set(raft.peers)) != len(raft.peers):
         yield "raft.peers names the same address twice: expected each member once"
     if admin.token_file is None and not admin.listen.is_loopback:
@@ -557,6 +570,8 @@ def _unreadable_files(config: Config) -> Iterator[str]:
     for path, value in _leaves(config, ()):
         if isinstance(value, Path) and path != ("node", "data_dir"):
             try:
+                if path == ("serve", "users_file") and value.is_dir():
+                    continue
                 with value.open("rb"):
                     pass
             except OSError as error:

@@ -29,6 +29,7 @@ from kingbus_node.admin.operations import Operations
 from kingbus_node.admin.views import Binlog, Counters, Readiness, Replica, Status
 from kingbus_node.config import Config, ConfigError, load
 from kingbus_node.fence import Fence
+from kingbus_node.kube.leader_service import LeaderService
 from kingbus_node.leader import LeaderWork
 from kingbus_node.raft.api import ConsensusError
 from kingbus_node.raft.cluster import Cluster
@@ -129,6 +130,7 @@ class Node:
         self._undo.callback(self._keeper.stop)
         self._undo.callback(self._leader.stop, _READER_SECONDS)
         cluster.add_commit_listener(self._committed)
+        self._follow_leadership()
         self._serve()
         self._metrics.attach(self)
         self._admin.start()
@@ -167,6 +169,13 @@ class Node:
             except ConsensusError as error:
                 logger.warning("the leadership could not be handed over: %s", error)
         cluster.suspend("the node is being stopped")
+
+    def _follow_leadership(self) -> None:
+        """In a Kubernetes pod: the leader Service is to name this pod while it leads."""
+        service = LeaderService.in_pod()
+        if service is not None:
+            self._undo.callback(service.close)
+            self._cluster.add_leadership_listener(service.leadership_changed)
 
     def _serve(self) -> None:
         listen = self._config.serve.listen
@@ -258,7 +267,7 @@ class Node:
 
     def counters(self) -> Counters:
         """The totals behind the metrics."""
-        return snapshot.counters(self._leader.status(), self._supervisor)
+        return snapshot.counters(self._leader.status(), self._supervisor, self._cluster.leader_changes)
 
     def binlogs(self) -> Sequence[Binlog]:
         """The files that are served."""

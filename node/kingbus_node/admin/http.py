@@ -12,8 +12,9 @@ import asyncio
 import logging
 import ssl
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from http import HTTPStatus
+from pathlib import Path
 from typing import TypeVar
 
 from aiohttp import web
@@ -30,6 +31,9 @@ from kingbus_node.config import Address, AdminSettings
 from kingbus_node.raft.api import NotLeaderError
 
 log = logging.getLogger(__name__)
+
+_LOOK_SECONDS = 5.0
+"""How often the certificate files are looked at."""
 
 BINLOG = "application/octet-stream"
 
@@ -106,17 +110,20 @@ class AdminServer:
 
     async def _serve(self) -> None:
         runner = web.AppRunner(self._application(), access_log=None, shutdown_timeout=2.0)
-        self._peers = Peers(self._name, self._peer_tls())
+        tls, peer_tls = self._tls(), self._peer_tls()
+        self._peers = Peers(self._name, peer_tls)
         try:
             await runner.setup()
             listen = self._settings.listen
-            site = web.TCPSite(runner, listen.host, listen.port, ssl_context=self._tls())
+            site = web.TCPSite(runner, listen.host, listen.port, ssl_context=tls)
             await site.start()
             port = int(runner.addresses[0][1])
             self._address = Address(listen.host, port)
             self._loop = asyncio.get_running_loop()
             self._started.set()
+            following = asyncio.create_task(self._follow_certificates(tls, peer_tls))
             await self._stop.wait()
+            following.cancel()
         finally:
             await runner.cleanup()
             await self._peers.close()
@@ -128,6 +135,27 @@ class AdminServer:
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         context.load_cert_chain(tls.cert, tls.key)
         return context
+
+    async def _follow_certificates(self, tls: ssl.SSLContext | None, peer_tls: ssl.SSLContext | None) -> None:
+        """New connections use what the files hold now: certificates are renewed while the node runs."""
+        settings = self._settings.tls
+        files = [file for file in (settings.cert, settings.key, settings.ca) if file is not None]
+        seen = _signature(files)
+        while tls is not None:
+            await asyncio.sleep(_LOOK_SECONDS)
+            now = _signature(files)
+            if now == seen:
+                continue
+            try:
+                if settings.cert is not None:
+                    tls.load_cert_chain(settings.cert, settings.key)
+                if peer_tls is not None and settings.ca is not None:
+                    peer_tls.load_verify_locations(settings.ca)
+            except (OSError, ssl.SSLError) as error:
+                log.warning("admin.tls: the files have changed, but can't be used: %s", error)
+            else:
+                seen = now
+                log.info("admin.tls: loaded the changed files")
 
     def _peer_tls(self) -> ssl.SSLContext | None:
         """How the other nodes' certificates are verified; None: by the system's authorities."""
@@ -355,3 +383,16 @@ def _next(pieces: Iterator[bytes]) -> bytes | None:
 
 def _json(body: bytes) -> web.Response:
     return web.Response(body=body, content_type="application/json")
+
+
+def _signature(files: Sequence[Path]) -> list[tuple[int, int] | None]:
+    """What changes when files are replaced; None for one that is not there at this moment."""
+    found: list[tuple[int, int] | None] = []
+    for file in files:
+        try:
+            stat = file.stat()
+        except OSError:
+            found.append(None)
+        else:
+            found.append((stat.st_ino, stat.st_mtime_ns))
+    return found

@@ -1,4 +1,7 @@
-"""Who may log in: the users file.
+"""Who may log in: the users file, or a folder.
+
+A folder, such as a mounted Secret, holds a file for each user: the file's name is the user's, its content the password.
+Names that begin with a dot are not looked at (Kubernetes keeps the versions of a Secret in such folders).
 
 A YAML list. Each item names a `user` and one of
 
@@ -54,7 +57,9 @@ def _read(path: Path) -> bytes:
 
 
 def load_users(path: Path) -> tuple[dict[str, Account], tuple[Path, ...]]:
-    """Read the users file. Returns the accounts by user name, and the files that were read. Raises `UsersError`."""
+    """Read the users file, or folder. Returns the accounts by user name, and what to watch. Raises `UsersError`."""
+    if path.is_dir():
+        return _load_folder(path)
     try:
         document = yaml.safe_load(_read(path).decode("utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as problem:
@@ -75,6 +80,15 @@ def load_users(path: Path) -> tuple[dict[str, Account], tuple[Path, ...]]:
         accounts[account.user] = account
         files += extra
     return accounts, tuple(files)
+
+
+def _load_folder(folder: Path) -> tuple[dict[str, Account], tuple[Path, ...]]:
+    try:
+        files = sorted(file for file in folder.iterdir() if not file.name.startswith(".") and file.is_file())
+    except OSError as problem:
+        raise UsersError(f"{folder}: cannot be read: {problem.strerror}") from problem
+    accounts = {file.name: _with_password(str(file), file.name, _read(file).rstrip(b"\r\n"), None) for file in files}
+    return accounts, (folder, *files)
 
 
 def _kind(value: object) -> str:

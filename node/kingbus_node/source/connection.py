@@ -160,7 +160,8 @@ class SourceConnection:
 
         `opened` is given the socket once TCP is connected; shutting it (or a duplicate) down ends every later wait.
         """
-        client = _Client(endpoint.host, settings.user, read_password(settings.password_file), settings.tls)
+        user = read_user(settings)
+        client = _Client(endpoint.host, user, read_password(settings.password_file), settings.tls)
         sock = _dial(endpoint, wakeup)
         try:
             if opened is not None:
@@ -169,7 +170,7 @@ class SourceConnection:
             client.allow_slow_answers()
         except pymysql.err.MySQLError as error:
             sock.close()
-            raise _translated(error, f"cannot log in to {endpoint} as {settings.user!r}") from error
+            raise _translated(error, f"cannot log in to {endpoint} as {user!r}") from error
         except BaseException as error:
             sock.close()
             if isinstance(error, Exception) and not isinstance(error, SourceError):
@@ -211,6 +212,20 @@ class SourceConnection:
         """Leave, with COM_QUIT if the socket is still ours."""
         with contextlib.suppress(pymysql.err.Error):
             self._client.close()
+
+
+def read_user(settings: SourceSettings) -> str:
+    """The account: what ``user_file`` holds now, if there is one. Refused."""
+    path = settings.user_file
+    if path is None:
+        return settings.user
+    try:
+        user = path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise Refused(f"source.user_file {str(path)!r}: expected a file with the user's name ({error})") from error
+    if not user:
+        raise Refused(f"source.user_file {str(path)!r}: expected the user's name, found nothing")
+    return user
 
 
 def read_password(path: Path | None) -> bytes:

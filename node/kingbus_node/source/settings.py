@@ -5,7 +5,8 @@
 2. They are one fact of the log, ``source_settings``: an object with the keys of `KEYS`, and two that no file has:
    ``stopped`` (somebody has stopped the source; it stays so over restarts and new leaders), and ``accept_missing`` (a
    GTID set that a forced switch has allowed the source to lack).
-3. What names files stays with each node: ``password_file`` and the TLS files. They are followed when they change.
+3. What names files stays with each node: ``user_file``, ``password_file`` and the TLS files. They are followed when
+   they change.
 
 Pure: a change is a new value of the fact, to be proposed as a STATE entry.
 """

@@ -75,6 +75,7 @@ def node_config(inputs: Inputs) -> Json:
         "raft": {
             "listen": f"0.0.0.0:{RAFT_PORT}",
             "peers": [names.address(names.pod(ordinal)) for ordinal in range(inputs.founders)],
+            "join": True,  # pods that come later are added by the operator
             "tls": {"ca": f"{tls}/ca.crt", "cert": f"{tls}/tls.crt", "key": f"{tls}/tls.key"},
         },
         "serve": serve,
@@ -91,7 +92,7 @@ def node_config(inputs: Inputs) -> Json:
         "admin": {
             "listen": f"0.0.0.0:{ADMIN_PORT}",
             "token_file": f"{CONFIG_DIR}/admin/token",
-            "tls": {"cert": f"{tls}/tls.crt", "key": f"{tls}/tls.key"},
+            "tls": {"ca": f"{tls}/ca.crt", "cert": f"{tls}/tls.crt", "key": f"{tls}/tls.key"},
         },
         "log": {"format": "json"},
     }

@@ -332,3 +332,22 @@ def test_every_key_is_in_the_documentation() -> None:
     text = (Path(__file__).parents[3] / "docs" / "configuration.md").read_text()
     missing = [key for key in sorted(keys(parse(SMALLEST, BASE, {}).model_dump())) if f"`{key}`" not in text]
     assert missing == []
+
+
+def test_a_node_that_may_join_need_not_be_among_the_first_members() -> None:
+    config = parse(document(raft={"peers": ["n2:1", "n3:1"], "join": True}), BASE, {})
+    assert [str(peer) for peer in config.raft.peers] == ["n2:1", "n3:1"]
+
+
+def test_the_account_at_the_source_is_named_by_a_key_or_by_a_file() -> None:
+    config = parse({"source": {"endpoints": ["a:1"], "user_file": "name"}}, BASE, {})
+    assert config.source.user_file == BASE / "name"
+    with pytest.raises(ConfigError, match=r"source\.user: missing"):
+        parse({"source": {"endpoints": ["a:1"]}}, BASE, {})
+
+
+def test_the_users_may_be_a_folder(tmp_path: Path) -> None:
+    path = tmp_path / "kingbus.yaml"
+    path.write_text("source: {endpoints: ['a:1'], user: repl}\nserve: {users_file: users}\n")
+    (tmp_path / "users").mkdir()
+    assert load(path, {}).serve.users_file == tmp_path / "users"

@@ -147,3 +147,38 @@ def test_what_full_authentication_has_proven_survives_a_reload(tmp_path: Path, m
     assert watched.digest("s") == sha2_digest(b"replpw")
     watched.write("- {user: s, password: changed}")
     assert watched.digest("s") == sha2_digest(b"changed")
+
+
+def _mounted(folder: Path, version: str, users: dict[str, str]) -> None:
+    """A Secret as a kubelet mounts it: files are links into a folder that is exchanged as a whole."""
+    data = folder / f"..{version}"
+    data.mkdir()
+    for user, password in users.items():
+        (data / user).write_text(password)
+        if not (folder / user).is_symlink():
+            (folder / user).symlink_to(f"..data/{user}")
+    link = folder / "..new"
+    link.symlink_to(data.name)
+    link.replace(folder / "..data")
+    for file in folder.iterdir():
+        if not file.name.startswith(".") and file.name not in users:
+            file.unlink()
+
+
+def test_a_folder_holds_a_user_in_each_file(tmp_path: Path) -> None:
+    _mounted(tmp_path, "1", {"repl": "replpw\n", "cdc": "other"})
+    accounts, _ = load_users(tmp_path)
+    assert set(accounts) == {"repl", "cdc"}
+    assert accounts["repl"].sha2 == sha2_digest(b"replpw")
+
+
+def test_a_changed_secret_takes_effect_by_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_CHECK_SECONDS", 0.0)
+    _mounted(tmp_path, "1", {"repl": "old", "gone": "x"})
+    users = Users(tmp_path)
+    _mounted(tmp_path, "2", {"repl": "new", "added": "y"})
+    account = users.find("repl")
+    assert account is not None
+    assert account.sha2 == sha2_digest(b"new")
+    assert users.find("gone") is None
+    assert users.find("added") is not None
