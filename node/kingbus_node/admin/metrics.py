@@ -107,11 +107,22 @@ def snapshot(status: Status, counters: Counters, version: str) -> Iterator[Metri
     matched = GaugeMetricFamily(
         "kingbus_raft_member_match_index", "Last log entry known to be durable on that member.", labels=["member"]
     )
+    round_trip = GaugeMetricFamily(
+        "kingbus_raft_member_round_trip_seconds", "Time to that member and back.", labels=["member"]
+    )
+    in_flight = GaugeMetricFamily(
+        "kingbus_raft_member_in_flight_bytes", "Sent to that member and not answered yet.", labels=["member"]
+    )
     for member in status.members:
         connected.add_metric([member.name], member.connected)
-        if member.match_index is not None:
-            matched.add_metric([member.name], member.match_index)
-    yield from (connected, matched)
+        for family, value in (
+            (matched, member.match_index),
+            (round_trip, member.round_trip_seconds),
+            (in_flight, member.in_flight_bytes),
+        ):
+            if value is not None:
+                family.add_metric([member.name], value)
+    yield from (connected, matched, round_trip, in_flight)
 
     source = status.source
     state = GaugeMetricFamily(

@@ -62,12 +62,6 @@ def status(
     )
 
 
-def alone(config: Config, log: Log) -> list[Member]:
-    """The members of a cluster of this node alone."""
-    address = config.raft.advertise or config.raft.listen
-    return [Member(config.node.name, str(address), "leader", log.durable_index, connected=True)]
-
-
 def members(consensus: ClusterConsensus) -> list[Member]:
     """The members of a cluster, with the addresses of their admin APIs as far as they have told them."""
     return [_member(one, consensus.info_of(one.name).get(INFO_ADMIN)) for one in consensus.members()]
@@ -75,7 +69,18 @@ def members(consensus: ClusterConsensus) -> list[Member]:
 
 def _member(one: MemberStatus, admin: str | None) -> Member:
     role: Role = "leader" if one.leader else "follower" if one.role == "voter" else one.role
-    return Member(one.name, one.address, role, one.match, one.reachable, one.priority, admin)
+    return Member(
+        name=one.name,
+        address=one.address,
+        role=role,
+        match_index=one.match,
+        connected=one.reachable,
+        priority=one.priority,
+        admin=admin,
+        joining=one.joining,
+        round_trip_seconds=one.round_trip,
+        in_flight_bytes=one.in_flight_bytes,
+    )
 
 
 def _own_role(consensus: Consensus, members: Sequence[Member], name: str) -> Role:

@@ -26,6 +26,8 @@ class Member:
 
     ``address`` is where other nodes reach it. ``match_index``: the last entry known to be durable there; only the
     leader knows of all. ``priority``: leadership drifts to the highest. ``admin``: the URL of its admin API if known.
+    ``joining``: a learner that votes as soon as it has caught up. ``round_trip_seconds``: to it and back.
+    ``in_flight_bytes``: sent to it and not answered, which the leader knows.
     """
 
     name: str
@@ -35,6 +37,9 @@ class Member:
     connected: bool
     priority: int = 0
     admin: str | None = None
+    joining: bool = False
+    round_trip_seconds: float | None = None
+    in_flight_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

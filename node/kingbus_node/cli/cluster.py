@@ -15,7 +15,10 @@ MEMBER_COLUMNS = ("member", "address", "role", "durable up to", "connected", "pr
 def member_row(member: object) -> list[str]:
     """One member of ``GET /v1/status`` under ``MEMBER_COLUMNS``."""
     names = ("name", "address", "role", "match_index", "connected", "priority", "admin")
-    return [text(field(member, name)) for name in names]
+    row = [text(field(member, name)) for name in names]
+    if field(member, "joining") is True:
+        row[2] += ", joining"
+    return row
 
 
 @click.group()

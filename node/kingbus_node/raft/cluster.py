@@ -117,6 +117,8 @@ class Cluster:
         self._seen: tuple[object, ...] = ()
         self._successor: str | None = None
         self._leader: str | None = None
+        self._elected = (0, "")  # the term and the address of the last leader that was heard of
+        self._leader_changes = 0
         self._contact = -math.inf
         self._failure: Exception | None = None
         self._closing = self._closed = False
@@ -286,6 +288,11 @@ class Cluster:
     def leader_address(self) -> str | None:
         """The address of the leader."""
         return self._leader
+
+    @property
+    def leader_changes(self) -> int:
+        """How many leaderships this node has heard of since it was started, its own included."""
+        return self._leader_changes
 
     @property
     def in_touch(self) -> bool:
@@ -517,7 +524,8 @@ class Cluster:
         reign = raft.term if leadership is not None else None
         ready = leadership is not None and self._commit_index >= leadership.noop_index
         successor = leadership.successor if leadership is not None else None
-        seen = (reign, ready, raft.leader, successor, raft.suspended, raft.configuration_index, raft.commit_index)
+        heard = raft.term, raft.leader
+        seen = (reign, ready, heard, successor, raft.suspended, raft.configuration_index, raft.commit_index)
         self._contact = raft.contact
         if seen == self._seen:
             return
@@ -525,6 +533,9 @@ class Cluster:
             self._seen = seen
             self._version += 1
             self._leader, self._successor = raft.leader, successor
+            if raft.leader is not None and (raft.term, raft.leader) != self._elected:
+                self._elected = (raft.term, raft.leader)
+                self._leader_changes += 1
             if reign != self._reign:
                 self._change_reign(reign, raft)
             now = None if leadership is None else Leadership(raft.term, ready)
