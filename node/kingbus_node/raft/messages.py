@@ -25,6 +25,8 @@ Buffer: TypeAlias = "bytes | bytearray | memoryview"
 
 MAX_ENTRIES = 65536
 """Entries in one Append."""
+MAX_NUMBER = 1 << 62
+"""The greatest term or index that is believed: none of them can be reached, and there is room above it."""
 
 
 class Kind(enum.IntEnum):
@@ -194,6 +196,10 @@ Message: TypeAlias = (
 )
 
 
+_NUMBERS = (
+    *("term", "last_index", "last_term", "clock", "prev_index", "prev_term", "commit", "match", "received", "rejected"),
+    *("hint_index", "hint_term", "index", "entry_term"),
+)
 _PRE_VOTE = struct.Struct("<BQQQ")
 _REPLY = struct.Struct("<BQ?")
 _VOTE = struct.Struct("<BQQQ?")
@@ -257,9 +263,12 @@ def decode(data: Buffer) -> Message:
     """
     view = memoryview(data)
     try:
-        return _decode(view)
+        message = _decode(view)
     except (struct.error, ValueError, IndexError) as error:
         raise ProtocolError(f"a message of {len(view)} bytes cannot be read: {error}") from error
+    if max(getattr(message, field, 0) for field in _NUMBERS) > MAX_NUMBER:
+        raise ProtocolError(f"a {type(message).__name__} with a term or an index above {MAX_NUMBER}")
+    return message
 
 
 def _decode(view: memoryview) -> Message:

@@ -24,6 +24,7 @@ from kingbus_node.raft.frames import (
     encode_frame,
 )
 from kingbus_node.raft.messages import (
+    MAX_NUMBER,
     Append,
     AppendReply,
     Entry,
@@ -38,14 +39,14 @@ from kingbus_node.raft.messages import (
     VoteReply,
 )
 
-NUMBERS = st.integers(0, 2**64 - 1)
+NUMBERS = st.integers(0, MAX_NUMBER)
 BYTES = st.binary(max_size=300)
 
 
 @st.composite
 def appends(draw: st.DrawFn) -> Append:
     """With entries of one or more buffers, terms that do not fall."""
-    term = draw(st.integers(1, 2**63))
+    term = draw(st.integers(1, MAX_NUMBER))
     prev_index, prev_term = draw(st.integers(0, 2**40)), draw(st.integers(0, term))
     entries, before = [], prev_term
     for number in range(draw(st.integers(0, 5))):
