@@ -132,6 +132,8 @@ def _replica(report: ReplicaReport, ends: Mapping[str, tuple[int, int]], node: s
         node=node,
         sent_bytes=report.sent_before + report.sent_bytes,
         connection=report.connection_id,
+        semi_sync=report.semi_sync,
+        acks=report.acks,
     )
 
 

@@ -74,7 +74,8 @@ class Replica:
 
     ``id`` names the replica, here, in metrics and for ``DELETE``: its server_uuid, else ``server-<id>``, else (a client
     that gave neither) ``connection-<number>@<node>``. It stays when the replica connects again or moves to another
-    node, and tells no address and no user. ``connection`` is the number for SQL's KILL on that node.
+    node, and tells no address and no user. ``connection`` is the number for SQL's KILL on that node. ``semi_sync``: it
+    acknowledges what it has got; ``acks``: how often it has done so on this connection.
     """
 
     id: str
@@ -91,6 +92,8 @@ class Replica:
     node: str
     sent_bytes: int = 0
     connection: int = 0
+    semi_sync: bool = False
+    acks: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ import contextlib
 import socket
 import ssl
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 from kingbus_node.wire.packet import PacketAssembler, frame
@@ -64,7 +64,7 @@ class Channel:
     # -- state ---------------------------------------------------------------------------------------------------------
 
     def fileno(self) -> int:
-        """The descriptor to poll. Readable means: call `drain_input` (or `recv_packet`)."""
+        """The descriptor to poll. Readable means: call `received` (or `recv_packet`)."""
         return self._socket.fileno()
 
     def set_timeout(self, timeout: float | None) -> None:
@@ -189,20 +189,21 @@ class Channel:
             raise DisconnectedError("the peer closed the connection")
         return data
 
-    def drain_input(self) -> bool:
-        """Throw away what has arrived, without waiting; False when the peer has closed the connection.
-
-        For a dump, where a client has nothing more to say: only its going away matters (COM_QUIT is followed by it).
+    def received(self) -> Iterator[bytes]:
+        """What has arrived, without waiting, for a dump: there a client has little to say (acknowledgements), and its
+        going away matters (COM_QUIT is followed by it). Raises `DisconnectedError` at its end.
         """
         try:
             self._socket.settimeout(0)
             while True:
-                if not self._socket.recv(_CHUNK):
-                    return False
+                data = self._socket.recv(_CHUNK)
+                if not data:
+                    raise DisconnectedError("the client closed the connection")
+                yield data
         except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
-            return True
-        except (OSError, ValueError):
-            return False
+            return
+        except (OSError, ValueError) as problem:
+            raise DisconnectedError(str(problem)) from problem
         finally:
             if self._socket.fileno() >= 0:
                 self._socket.settimeout(self._timeout)

@@ -24,6 +24,7 @@ class ReplicaReport:
     position: of the last event sent. index: log index that it is at. timestamp: of the last event sent, Unix seconds, 0
     when unknown. gtid_sent: what the replica has, as far as it was worth telling (long sets are cut). sent_bytes: on
     this connection. sent_before: on earlier ones of the same replica (`identity`), as far as it is remembered.
+    semi_sync: the replica acknowledges what it has got; acks: how often it has done so on this connection.
     """
 
     connection_id: int
@@ -44,6 +45,8 @@ class ReplicaReport:
     sent_bytes: int
     started: float
     sent_before: int = 0
+    semi_sync: bool = False
+    acks: int = 0
 
     @property
     def identity(self) -> str:
@@ -224,6 +227,8 @@ def _report(connection: _Connection, dump: Message, sent_before: Mapping[str, in
         timestamp=number_of(progress, "timestamp"),
         gtid_sent=text_of(progress, "gtid_sent"),
         sent_bytes=number_of(progress, "sent"),
+        semi_sync=bool(progress.get("semi_sync")),
+        acks=number_of(progress, "acks"),
         started=float(started) if isinstance(started, int | float) else connection.since,
         sent_before=sent_before.get(identity, 0),
     )

@@ -14,7 +14,7 @@ The order of the stream, as captured from MySQL 9.7.4 and MariaDB 10.11.19:
 
 Only committed whole transactions are in the log as `LogReader` shows it, so nothing here can send half of one. A dump
 holds one block in memory, whatever the size of an event, and a client that does not read only stops its own thread.
-Semi-synchronous replication toward replicas is not offered: @@rpl_semi_sync_source_enabled is 0 for them.
+A replica that wants to acknowledge what it has may do so (`semisync`): nothing waits for it.
 """
 
 from __future__ import annotations
@@ -30,16 +30,17 @@ from kingbus_node.binlog.event import FormatDescription
 from kingbus_node.binlog.gtid import GtidSet
 from kingbus_node.serve.artificial import Artificial
 from kingbus_node.serve.blockview import BlockView
-from kingbus_node.serve.channel import Channel, DisconnectedError
+from kingbus_node.serve.channel import Channel
 from kingbus_node.serve.facts import SessionFacts
 from kingbus_node.serve.filters import Filter, Plan
 from kingbus_node.serve.mariadb_filter import MariadbFilter
 from kingbus_node.serve.mariadb_start import start_by_gtid_position
 from kingbus_node.serve.misplaced import misplaced_position
 from kingbus_node.serve.mysql_start import decode_set, start_by_gtid_set
-from kingbus_node.serve.outgoing import Outgoing
+from kingbus_node.serve.outgoing import Outgoing, Stored
 from kingbus_node.serve.refusals import Coordinates, checksum_unknown, same_replica, unknown_file
 from kingbus_node.serve.registry import Dump, Registry, StopReason
+from kingbus_node.serve.semisync import ENDS_TRANSACTION, SemiSyncOutgoing
 from kingbus_node.serve.start import MaybeLateError, Start, start_at_position
 from kingbus_node.store.catalogue import FileInfo
 from kingbus_node.store.cursor import Block, Cursor
@@ -116,7 +117,8 @@ class _Stream:
         self._unfinished = 0  # bytes of the event that is being sent that are still to come
         self._folded: LogState | None = None  # of `_gtid_sent`, when it was asked last
         self._last_size = 0  # of the last event that was sent
-        self._out = Outgoing(dump.channel)
+        dump.semi_sync = bool(facts.number("rpl_semi_sync_replica", "rpl_semi_sync_slave"))
+        self._out = SemiSyncOutgoing(dump.channel) if dump.semi_sync else Outgoing(dump.channel)
         self._last_sent = time.monotonic()
         self._poll = select.poll()
         self._poll.register(dump.channel.fileno(), select.POLLIN | select.POLLRDHUP)
@@ -282,8 +284,9 @@ class _Stream:
         if block.starts_file:  # the first packet is sent already
             packets = packets[1:]
             start = int(packets[0]) if len(packets) else len(block.data)
-        self._out.number(view.data, packets)
-        self._out.stored(block.data[start:])
+        if start < len(block.data):
+            whole = Stored(block.data, view.data, view.starts, packets, [start], [len(block.data)])
+            self._out.stored(whole, acknowledge=self._acknowledged(view))
         return True
 
     def _carry_out(self, plan: Plan, view: BlockView) -> bool:
@@ -324,12 +327,25 @@ class _Stream:
     def _send_rows(self, plan: Plan, view: BlockView, first: int, behind: int) -> None:
         packets, starts, ends = view.cut(plan.keep, first, behind, carried=plan.carried)
         if len(starts):
-            self._out.number(view.data, packets)
-            self._out.stored_ranges(view.block.data, starts.tolist(), ends.tolist())
+            parts = Stored(view.block.data, view.data, view.starts, packets, starts.tolist(), ends.tolist())
+            last = behind == len(view) and bool(plan.keep[-1:].all())
+            self._out.stored(parts, acknowledge=last and self._acknowledged(view))
+
+    def _acknowledged(self, view: BlockView) -> bool:
+        """Whether a replica that acknowledges is asked to do so for the last event of the block."""
+        return len(view) > 0 and not view.ends_in_transaction and int(view.types[-1]) in ENDS_TRANSACTION
 
     def _flush(self) -> None:
         if self._out.flush():
             self._last_sent = time.monotonic()
+            if self._dump.semi_sync:
+                self._take_input()
+
+    def _take_input(self) -> None:
+        """What the client has sent: acknowledgements, or nothing that matters. DisconnectedError at its end."""
+        for data in self._dump.channel.received():
+            if self._dump.semi_sync:
+                self._dump.acknowledged.feed(data)
 
     def _progress(self, index: int, position: int, timestamp: int) -> None:
         """Note how far the stream is, for whoever asks about replicas; once for each block."""
@@ -363,8 +379,8 @@ class _Stream:
         up.
         """
         ready = self._poll.poll(None if seconds is None else max(1, int(seconds * 1000 + 0.999)))
-        if any(fd == self._dump.channel.fileno() for fd, _ in ready) and not self._dump.channel.drain_input():
-            raise DisconnectedError("the client closed the connection")
+        if any(fd == self._dump.channel.fileno() for fd, _ in ready):
+            self._take_input()
         return bool(ready)
 
     def _stopped(self) -> bool:

@@ -6,6 +6,7 @@ block of thousands of packets that is one numpy assignment into the buffer that 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -20,6 +21,23 @@ Offsets = npt.NDArray[np.int64]
 _SEQUENCE_AT: Final = 3
 _MANY: Final = 64
 _SHORT: Final = 16384
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """Parts of a block of the log that are to be sent.
+
+    view, data: the block's bytes, of which `data` may be written to. events: where the packets are that begin an event.
+    packets: where the packets are that are sent. begins, ends: the ranges of bytes that are sent, in order; they do not
+    overlap.
+    """
+
+    view: memoryview
+    data: Bytes
+    events: Offsets
+    packets: Offsets
+    begins: list[int]
+    ends: list[int]
 
 
 class Outgoing:
@@ -45,17 +63,14 @@ class Outgoing:
         data[packets + _SEQUENCE_AT] = np.arange(first, first + len(packets))
         self._channel.sequence = (first + len(packets)) & 0xFF
 
-    def stored(self, data: memoryview) -> None:
-        """Add bytes that were numbered."""
-        if len(data):
-            self._pending.append(data)
-
-    def stored_ranges(self, data: memoryview, starts: list[int], ends: list[int]) -> None:
-        """Add some ranges of `data`, which are in order and do not overlap, numbered already.
-
-        Many short ones are copied together, so that sending them does not take one vector for each.
+    def stored(self, stored: Stored, *, acknowledge: bool = False) -> None:
+        """Add parts of a block. Many short ones are copied together, so that sending them does not take one vector for
+        each. `acknowledge`: have the replica acknowledge the last event, if it does such a thing.
         """
-        ranges = map(data.__getitem__, map(slice, starts, ends))
+        del acknowledge  # for semi-synchronous replication
+        self.number(stored.data, stored.packets)
+        starts, ends = stored.begins, stored.ends
+        ranges = map(stored.view.__getitem__, map(slice, starts, ends))
         if len(starts) >= _MANY and ends[-1] - starts[0] <= len(starts) * _SHORT:
             self._pending.append(b"".join(ranges))
         else:

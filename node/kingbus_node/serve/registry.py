@@ -16,6 +16,7 @@ from enum import StrEnum
 
 from kingbus_node.serve.channel import Channel
 from kingbus_node.serve.facts import SessionFacts
+from kingbus_node.serve.semisync import Acknowledgements
 from kingbus_node.wire.commands import DumpRequest
 
 
@@ -78,7 +79,7 @@ class Dump:
 
     file, position: of the last event sent. index: log index of the entry that it was in. timestamp: the last event's,
     Unix seconds, 0 before the first. started: Unix seconds. gtid_sent: prints the GTID set that the replica has now,
-    when asked.
+    when asked. semi_sync: the replica acknowledges what it has; acknowledged: how far it has, then.
     """
 
     facts: SessionFacts
@@ -92,6 +93,8 @@ class Dump:
     timestamp: int = 0
     gtid_sent: Callable[[], str] = str
     stop: StopReason | None = None
+    semi_sync: bool = False
+    acknowledged: Acknowledgements = field(default_factory=Acknowledgements)
 
     @property
     def id(self) -> int:

@@ -99,8 +99,10 @@ _VARIABLES: Final = (
     _g("sync_binlog", 1),
     _g("max_binlog_size", 1073741824),
     _g("binlog_expire_logs_seconds", 0),
-    # No rpl_semi_sync_*: a MariaDB replica takes any row of SHOW VARIABLES LIKE 'rpl_semi_sync_master_enabled', with
-    # whatever value, as a yes, and then stops at the first event without a semi-sync header (seen with 10.11).
+    # The old name in both flavours: replicas of MySQL 5.6 and of MariaDB look for it. One of MariaDB takes any row of
+    # SHOW VARIABLES LIKE 'rpl_semi_sync_master_enabled', with whatever value, as a yes (seen with 10.11).
+    _g("rpl_semi_sync_source_enabled", True, Only.MYSQL),
+    _g("rpl_semi_sync_master_enabled", True),
     # GTIDs.
     _g("gtid_mode", "ON", Only.MYSQL),
     _g("enforce_gtid_consistency", "ON", Only.MYSQL),

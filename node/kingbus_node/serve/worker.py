@@ -56,7 +56,7 @@ _LOOK_MS: Final = 1000  # how late a signal to this process alone is noticed
 _MAX_GTID_REPORT: Final = 32 * 1024
 _STACK_BYTES: Final = 1 << 20
 
-_Places = dict[int, tuple[str, int, int]]  # by connection: file, position, index
+_Places = dict[int, tuple[str, int, int, int]]  # by connection: file, position, index, acknowledgements
 
 
 def tls_context(options: ServeOptions) -> TlsContext:
@@ -288,7 +288,7 @@ class Worker:
         """
         now: _Places = {}
         for dump in self._registry.dumps():
-            where = now[dump.id] = (dump.file, dump.position, dump.index)
+            where = now[dump.id] = (dump.file, dump.position, dump.index, dump.acknowledged.count)
             if known.get(dump.id) == where:
                 continue
             self._try_tell(
@@ -301,6 +301,8 @@ class Worker:
                     "timestamp": dump.timestamp,
                     "gtid_sent": dump.gtid_sent()[:_MAX_GTID_REPORT],
                     "sent": dump.channel.sent_bytes,
+                    "semi_sync": dump.semi_sync,
+                    "acks": dump.acknowledged.count,
                 }
             )
         return now
