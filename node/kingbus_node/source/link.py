@@ -56,6 +56,8 @@ class Link:
         self._poll = select.poll()
         self._poll.register(sock, select.POLLIN)
         self._poll.register(wakeup, select.POLLIN)
+        self._arrivals = select.poll()
+        self._arrivals.register(sock, select.POLLIN)
 
     def receive_into(self, room: memoryview) -> int:
         """Bytes received into the beginning of `room`; 0 when there is nothing right now."""
@@ -75,6 +77,10 @@ class Link:
         if any(fd == self._wakeup.fileno() for fd, _ in ready):
             self._wakeup.clear()
         return bool(ready)
+
+    def more(self, timeout: float) -> bool:
+        """Whether there is something to receive within `timeout` seconds, whatever the wake-up says."""
+        return bool(self._arrivals.poll(timeout * 1000))
 
     def send(self, data: bytes) -> None:
         """Send all of `data`: something small, that fits the socket's buffer unless the source is gone."""

@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from kingbus_node.binlog.checksum import verified_crc32
 from kingbus_node.binlog.constants import Buffer, Flavor
 from kingbus_node.binlog.executed import executed_set
-from kingbus_node.binlog.scan import COMPLETE, OFFSET_MASK, PACKET_HEADER, Events, Ints, Offsets
+from kingbus_node.binlog.scan import COMPLETE, OFFSET_MASK, PACKET_HEADER, Bools, Events, Ints, Offsets
 from kingbus_node.source.framing import Frame
 from kingbus_node.store.entry import NO_META, Entry, Kind, Meta, SourceFile
 
@@ -22,7 +23,7 @@ class Pile:
     `start_pos`, `end_pos`: the same in the source's file, `source_name`. `events`: that begin here; `transactions`:
     that end here, with their GTIDs in `deltas`. `timestamp`: of the last event. `ack`: the file position of the last
     event here that the source wants acknowledged. `file`: set if a source file begins here. `file_id`, `flags`: as in
-    `Entry`.
+    `Entry`. `verified`: it is whole events, one to a packet, whose checksums were verified.
     """
 
     start: int
@@ -39,6 +40,7 @@ class Pile:
     file_id: int = 0
     source_name: str = ""
     flags: int = 0
+    verified: bool = False
 
     @property
     def size(self) -> int:
@@ -56,6 +58,7 @@ class Pile:
         self.packets += other.packets
         self.deltas += other.deltas
         self.ack = self.ack if other.ack is None else other.ack
+        self.verified = self.verified and other.verified
 
     def moved(self, by: int) -> None:
         """The buffer's content moved down by `by` bytes."""
@@ -66,6 +69,7 @@ class Pile:
     def entry(self, payload: Buffer, flavor: Flavor) -> Entry:
         """The entry, with `payload` for the bytes."""
         packets = self.packets[0] if len(self.packets) == 1 else np.concatenate(self.packets)
+        packets = packets - np.uint32(self.start)
         return Entry(
             kind=Kind.DATA,
             flags=self.flags,
@@ -74,8 +78,9 @@ class Pile:
             start_pos=self.start_pos,
             end_pos=self.end_pos,
             meta=Meta(gtids=_joined(self.deltas, flavor), file=self.file) if self.deltas or self.file else NO_META,
-            packets=packets - np.uint32(self.start),
+            packets=packets,
             payload=payload,
+            payload_crc=verified_crc32(payload, packets.tolist()) if self.verified else None,
             event_count=self.events,
             transaction_count=self.transactions,
         )
@@ -93,10 +98,11 @@ def _joined(deltas: list[bytes], flavor: Flavor) -> bytes:
 class Block:
     """One frame's events with all that is needed to cut them into piles.
 
-    `missing`: what the last event still lacks after this frame (`COMPLETE`: nothing).
+    `missing`: what the last event still lacks after this frame (`COMPLETE`: nothing). `verified`: which events have a
+    checksum, which is right.
     """
 
-    __slots__ = ("_acks", "buffer", "end", "events", "missing", "packets")
+    __slots__ = ("_acks", "buffer", "end", "events", "missing", "packets", "verified")
 
     def __init__(self, buffer: memoryview, frame: Frame, events: Events) -> None:
         self.buffer = buffer
@@ -104,6 +110,7 @@ class Block:
         self.end = frame.end
         self.events = events
         self.missing = COMPLETE if events.missing is None else events.missing
+        self.verified: Bools = np.zeros(len(events), dtype=np.bool_)
         self._acks: Sequence[int] = frame.acks
 
     def packet_of(self, event: int) -> int:
@@ -150,6 +157,7 @@ class Block:
             packets=[self.packets[begin:behind]],
             deltas=[delta] if delta else [],
             ack=ack,
+            verified=behind - begin == high - low and not self.is_cut(high) and bool(self.verified[low:high].all()),
         )
 
     def slice(self, low: int, high: int) -> Events:

@@ -44,6 +44,10 @@ from kingbus_node.util.backoff import Backoff
 
 logger = logging.getLogger(__name__)
 
+BULK: Final = 256 << 10
+"""Bytes at once that only a source sends that has more."""
+LINGER: Final = 0.001
+"""Seconds to wait for more of those."""
 HEARTBEAT: Final = 2.0
 """Seconds of silence after which the source is asked to send a heartbeat."""
 MISSED_HEARTBEATS: Final = 4
@@ -422,7 +426,11 @@ class SourceReader:
 
     @staticmethod
     def _take(link: Link, framer: Framer) -> int:
-        """Receive what is there, at most about `PORTION` bytes; returns how much that was."""
+        """Receive what is there, at most about `PORTION` bytes; returns how much that was.
+
+        A source that we catch up with sends much faster than we read: handling each piece as it comes costs more than
+        its bytes do, so what arrives in bulk is collected, for `LINGER` seconds at most without a byte.
+        """
         total = 0
         while total < PORTION:
             try:
@@ -432,7 +440,9 @@ class SourceReader:
                     break
                 raise
             if not count:
-                break
+                if total < BULK or not link.more(LINGER):
+                    break
+                continue
             framer.received(count)
             total += count
         return total

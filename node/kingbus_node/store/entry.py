@@ -26,6 +26,7 @@ from typing import Final, NamedTuple, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from kingbus_node.binlog.checksum import combined
 from kingbus_node.binlog.constants import Buffer
 from kingbus_node.store.errors import InvalidEntryError
 
@@ -236,7 +237,7 @@ class Entry:
     """One entry, as proposed (index and term 0) or as read back. Positions and counts as in `Header`.
 
     `payload` may be any buffer; it is not copied, so it must not change until the entry is appended. `packets` holds
-    uint32 offsets in the payload with `CONTINUATION` bits.
+    uint32 offsets in the payload with `CONTINUATION` bits. `payload_crc`: ``zlib.crc32(payload)``, if it is known.
     """
 
     kind: Kind
@@ -252,6 +253,7 @@ class Entry:
     transaction_count: int = 0
     index: int = 0
     term: int = 0
+    payload_crc: int | None = None
 
     @property
     def cost(self) -> int:
@@ -287,8 +289,13 @@ def prepare(entry: Entry) -> Stored:
         raise InvalidEntryError(
             f"meta of {len(meta)} bytes, payload {len(entry.payload)}: at most {MAX_META} and {MAX_PAYLOAD} fit"
         )
+    crc = zlib.crc32(table, zlib.crc32(meta))
+    if entry.payload_crc is None:
+        crc = zlib.crc32(entry.payload, crc)
+    else:
+        crc = combined(crc, entry.payload_crc, len(entry.payload))
     header = Header(
-        body_crc=zlib.crc32(entry.payload, zlib.crc32(table, zlib.crc32(meta))),
+        body_crc=crc,
         kind=entry.kind,
         flags=entry.flags,
         reserved=0,

@@ -6,6 +6,7 @@ played. `MemoryLog` folds each entry into a real `LogState`, which refuses what 
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 
 from unit.source.origin import Origin, stream
@@ -52,6 +53,7 @@ class MemoryLog:
             raise self.refusal
         for entry in entries:
             index = len(self.entries) + 1
+            assert entry.payload_crc in (None, zlib.crc32(entry.payload))
             header, _ = encode(entry, index, 1, 0)
             self.folded.fold(header, entry.meta)
             self.entries.append(entry)
@@ -142,6 +144,10 @@ class Script:
         self.data = self.data[count:]
         self.pause = True
         return count
+
+    def more(self, timeout: float) -> bool:
+        del timeout
+        return bool(self.data)
 
     def wait(self, timeout: float) -> bool:
         del timeout
