@@ -129,10 +129,12 @@ def asks_a_node(command: Callable[_P, _R]) -> Callable[..., _R]:
 
     @click.option("--admin", "url", envvar="KINGBUS_ADMIN", default=DEFAULT_URL, show_default=True, metavar="URL",
                   help="The node's admin address (env KINGBUS_ADMIN).")  # fmt: skip
-    @click.option("--token-file", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE",
-                  help="File that holds the token (or env KINGBUS_ADMIN_TOKEN).")  # fmt: skip
-    @click.option("--ca-file", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE",
-                  help="Certificates to verify an https address with, instead of the system's.")  # fmt: skip
+    @click.option("--token-file", envvar="KINGBUS_ADMIN_TOKEN_FILE", type=click.Path(dir_okay=False, path_type=Path),
+                  metavar="FILE",
+                  help="File with the token (env KINGBUS_ADMIN_TOKEN_FILE; itself: KINGBUS_ADMIN_TOKEN).")  # fmt: skip
+    @click.option("--ca-file", envvar="KINGBUS_ADMIN_CA_FILE", type=click.Path(dir_okay=False, path_type=Path),
+                  metavar="FILE",
+                  help="Verifies an https address, instead of the system's (env KINGBUS_ADMIN_CA_FILE).")  # fmt: skip
     @click.pass_context
     @functools.wraps(command)
     def wrapped(

@@ -151,6 +151,7 @@ def test_the_token_comes_from_the_environment_or_a_file(admin: Admin, tmp_path: 
     assert "set KINGBUS_ADMIN_TOKEN or give --token-file" in refused.stderr
     assert kingbus("status", "--admin", admin.url, KINGBUS_ADMIN_TOKEN="s3cret").exit_code == 0
     assert kingbus("status", "--admin", admin.url, "--token-file", str(tmp_path / "token")).exit_code == 0
+    assert kingbus("status", "--admin", admin.url, KINGBUS_ADMIN_TOKEN_FILE=str(tmp_path / "token")).exit_code == 0
     missing = kingbus("status", "--admin", admin.url, "--token-file", str(tmp_path / "gone"))
     assert missing.exit_code == 1
     assert "--token-file" in missing.stderr
