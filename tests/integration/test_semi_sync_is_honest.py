@@ -7,55 +7,30 @@ import threading
 import pytest
 from servers.chain import Chain
 from servers.fixtures import Pool
+from servers.semi_sync import OPTIONS, clients, variable, wait_without_replicas
 
-from kingbus_node.demo.instance import Options
 from kingbus_node.demo.replication import executed
 from kingbus_node.demo.servers import Flavor
 from kingbus_node.demo.waiting import wait_until
 
-NEVER = 3_600_000  # milliseconds until the source would give up waiting
 ROUNDS = 5
-
-OPTIONS: dict[Flavor, Options] = {
-    Flavor.MYSQL: {
-        "plugin-load-add": "semisync_source.so",
-        "loose-rpl-semi-sync-source-enabled": "ON",
-        "loose-rpl-semi-sync-source-timeout": NEVER,
-        "loose-rpl-semi-sync-source-wait-no-replica": "OFF",
-    },
-    Flavor.MARIADB: {
-        "rpl-semi-sync-master-enabled": "ON",
-        "rpl-semi-sync-master-timeout": NEVER,
-        "rpl-semi-sync-master-wait-no-slave": "OFF",
-        "rpl-semi-sync-master-wait-point": "AFTER_SYNC",
-    },
-}
 
 
 @pytest.fixture
 def synchronous(pool: Pool, flavor: Flavor) -> Chain:
     """A chain whose source waits for its node, once the node is there, for ever."""
     chain = Chain.start(pool, flavor, options=OPTIONS[flavor], settings={"source": {"semi_sync": True}})
-    wait_until(lambda: clients(chain) == 1, 30, "the node as semi-sync replica")
+    wait_until(lambda: clients(chain.source) == 1, 30, "the node as semi-sync replica")
     return chain
 
 
-def variable(chain: Chain, name: str) -> str:
-    word = "source" if chain.source.flavor is Flavor.MYSQL else "master"
-    return str(chain.source.sql(f"SHOW STATUS LIKE 'rpl_semi_sync_{word}_{name}'")[0][1])
-
-
-def clients(chain: Chain) -> int:
-    return int(variable(chain, "clients"))
-
-
 def test_every_commit_is_acknowledged(synchronous: Chain) -> None:
-    before = variable(synchronous, "no_tx")
+    before = variable(synchronous.source, "no_tx")
     synchronous.workload.everything()
     synchronous.wait_node()
-    assert variable(synchronous, "status") == "ON"
-    assert variable(synchronous, "no_tx") == before
-    assert int(variable(synchronous, "yes_tx")) > 0
+    assert variable(synchronous.source, "status") == "ON"
+    assert variable(synchronous.source, "no_tx") == before
+    assert int(variable(synchronous.source, "yes_tx")) > 0
 
 
 def test_what_a_client_saw_committed_survives_the_loss_of_source_and_node(synchronous: Chain) -> None:
@@ -68,13 +43,12 @@ def test_what_a_client_saw_committed_survives_the_loss_of_source_and_node(synchr
         synchronous.node.start()
         assert synchronous.node.executed() == gtids
         synchronous.source.start()
-        wait_until(lambda: clients(synchronous) == 1, 30, "the node as semi-sync replica")
+        wait_until(lambda: clients(synchronous.source) == 1, 30, "the node as semi-sync replica")
 
 
 def test_a_commit_waits_until_the_node_has_it(synchronous: Chain) -> None:
     source = synchronous.source
-    word = "source_wait_no_replica" if source.flavor is Flavor.MYSQL else "master_wait_no_slave"
-    source.sql(f"SET GLOBAL rpl_semi_sync_{word} = ON")
+    wait_without_replicas(source)
     synchronous.node.kill()
     writer = threading.Thread(target=synchronous.workload.small, args=(1,))
     writer.start()
