@@ -77,7 +77,7 @@ fuzz: venv ## the property tests, for longer
 	$(PY) -m pytest tests/unit --hypothesis-profile=fuzz --timeout=0 -m fuzz $(ARGS)
 
 .PHONY: demo
-demo: venv ## a real source, a node and a real replica on this machine, rows flowing (ARGS="--flavor mariadb --check")
+demo: venv ## a real source, three nodes and a real replica on this machine, the leader killed (ARGS="--flavor mariadb --check")
 	.venv/bin/kingbus demo $(ARGS)
 
 .PHONY: bench-quick

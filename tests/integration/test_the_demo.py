@@ -47,7 +47,9 @@ def test_it_ends_with_equal_tables_and_code_0(flavor: Flavor, tmp_path: Path) ->
     with start(flavor, tmp_path, "--seconds", "6") as demo:
         said, _ = demo.communicate(timeout=150)
     assert demo.returncode == 0, said
-    assert "the node was killed (SIGKILL)" in said
+    assert "the leader, was killed (SIGKILL)" in said
+    assert "the replica had the next transaction after" in said
+    assert "all nodes ended with code 0" in said
     assert "Source and replica are equal." in said
     assert_nothing_is_left(tmp_path)
 

@@ -62,12 +62,12 @@ def node(path: Path) -> None:
     "--seconds",
     type=click.FloatRange(min=1),
     default=None,
-    help="How long rows are written.  [default: 15 with --check, else 60]",
+    help="How long rows are written.  [default: 12 with --check, else 60]",
 )
 def demo(check: bool, flavor: str, seconds: float | None) -> None:
-    """A real source, a node and a real replica on this machine, rows flowing.
+    """A real source, a cluster of three nodes and a real replica on this machine, rows flowing.
 
-    Everything lives in a temporary folder and is gone at the end. The node is killed (SIGKILL) once on the way.
+    Everything lives in a temporary folder and is gone at the end. The leader is killed (SIGKILL) once on the way.
     """
     with needs_node_extra():
         from kingbus_node.demo.show import run

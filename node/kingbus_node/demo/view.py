@@ -14,24 +14,34 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-__all__ = ["Moment", "View"]
+__all__ = ["Moment", "Party", "View"]
 
 _LINE_SECONDS = 2.0
 _UUID = re.compile(r"([0-9a-f]{4})[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 
 
 @dataclass(frozen=True, slots=True)
+class Party:
+    """One of those who take part. ``executed``: None when it does not answer at the moment."""
+
+    name: str
+    port: int
+    role: str
+    executed: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class Moment:
-    """What is known at one moment. A None is a party that does not answer at the moment."""
+    """What is known at one moment."""
 
     elapsed: float
     seconds: float
     rows: int
     rows_per_second: float
     transactions: int
-    source: str
-    node: str | None
-    replica: str | None
+    source: Party
+    nodes: Sequence[Party]
+    replica: Party
     behind: float | None
     """The age of the newest pulse of the source that the replica holds, in seconds."""
 
@@ -39,11 +49,9 @@ class Moment:
 class View:
     """Tells what happens. ``title`` says which programs take part."""
 
-    def __init__(self, console: Console, title: str, parties: Sequence[tuple[str, str]]) -> None:
-        """``parties``: name and description of source, node and replica."""
+    def __init__(self, console: Console, title: str) -> None:
         self._console = console
         self._title = title
-        self._parties = parties
         self._live: Live | None = None
         self._events: list[str] = []
         self._printed = 0.0
@@ -60,7 +68,7 @@ class View:
 
     def event(self, text: str, style: str = "bold") -> None:
         """Something happened that happens once."""
-        self._console.print(Text(text, style=style))
+        self._console.print(Text(text, style=style), soft_wrap=True)
 
     def show(self, moment: Moment) -> None:
         """How things stand."""
@@ -73,14 +81,15 @@ class View:
     def _table(self, moment: Moment) -> RenderableType:
         table = Table(box=ROUNDED)
         table.add_column("")
-        table.add_column("where", min_width=15)
+        table.add_column("port")
+        table.add_column("role", min_width=9)
         table.add_column("executed", min_width=40, overflow="fold")
-        executed = (moment.source, moment.node, moment.replica)
-        for (name, place), gtids in zip(self._parties, executed, strict=True):
-            down = gtids is None
+        for party in (moment.source, *moment.nodes, moment.replica):
+            gtids = party.executed
             shown = Text("does not answer", style="bold red") if gtids is None else Text(_short(gtids))
-            style = "red" if down else "green" if gtids == moment.source else "yellow"
-            table.add_row(Text(name, style=style), place, shown)
+            style = "red" if gtids is None else "green" if gtids == moment.source.executed else "yellow"
+            role = Text(party.role, style="bold" if party.role == "leader" else "")
+            table.add_row(Text(party.name, style=style), str(party.port), role, shown)
         facts = (
             f"{moment.elapsed:5.1f} of {moment.seconds:g} s   {moment.rows} rows in {moment.transactions} transactions"
             f"   {moment.rows_per_second:.0f} rows/s   replica is {_behind(moment.behind)}"
@@ -89,12 +98,18 @@ class View:
 
 
 def _line(moment: Moment) -> str:
-    node = "does not answer" if moment.node is None else _short(moment.node)
-    replica = "does not answer" if moment.replica is None else _short(moment.replica)
+    nodes = "  ".join(f"{party.name}{'*' if party.role == 'leader' else ''} {_held(party)}" for party in moment.nodes)
     return (
-        f"{moment.elapsed:5.1f} s  {moment.rows} rows, {moment.rows_per_second:.0f}/s  source {_short(moment.source)}"
-        f"  node {node}  replica {replica}  {_behind(moment.behind)}"
+        f"{moment.elapsed:5.1f} s  {moment.rows} rows, {moment.rows_per_second:.0f}/s  source {_held(moment.source)}"
+        f"  {nodes}  replica {_held(moment.replica)}  {_behind(moment.behind)}"
     )
+
+
+def _held(party: Party) -> str:
+    """What a party holds, for a narrow place: without UUIDs."""
+    if party.executed is None:
+        return "is silent"
+    return _UUID.sub("", party.executed).lstrip(":") or "nothing"
 
 
 def _behind(seconds: float | None) -> str:
