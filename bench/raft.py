@@ -40,6 +40,12 @@ def percentile(values: Sequence[float], share: float) -> float:
     return 1000 * sorted(values)[min(len(values) - 1, int(len(values) * share))]
 
 
+def processor_seconds(pid: int) -> float:
+    """That a process has used so far."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 # Without Raft
 
 
@@ -186,7 +192,7 @@ def run_node(directory: Path, number: int, ports: Sequence[int]) -> None:
             cluster.wait_committed(cluster.propose(work.begin()), time.monotonic() + PATIENCE)
         make = work.entries(order["size"])
         commits.clear()
-        cpu, begun = time.process_time(), time.perf_counter()
+        begun = time.perf_counter()
         index = 0
         for _ in range(order["count"]):
             index = cluster.propose([make()])
@@ -194,7 +200,7 @@ def run_node(directory: Path, number: int, ports: Sequence[int]) -> None:
                 cluster.wait_committed(index, time.monotonic() + PATIENCE)
         cluster.wait_committed(index, time.monotonic() + PATIENCE)
         took = time.perf_counter() - begun
-        print(json.dumps({"took": took, "cpu": time.process_time() - cpu, "commits": commits}), flush=True)
+        print(json.dumps({"took": took, "commits": commits}), flush=True)
     cluster.close()
     log.close()
 
@@ -233,14 +239,17 @@ class Nodes:
         if not found.wait(60):
             raise RuntimeError("no node leads after a minute")
 
-    def order(self, do: str, size: int, count: int) -> tuple[float, list[float], float]:
-        """Seconds that it took, those of each commit, and the leader's seconds of processor time."""
+    def order(self, do: str, size: int, count: int) -> tuple[float, list[float], list[float]]:
+        """Seconds that it took, those of each commit, and each node's seconds of processor time, the leader's first."""
         run = self._runs[self._leader]
         assert run.stdin is not None
         assert run.stdout is not None
         print(json.dumps({"do": do, "size": size, "count": count}), file=run.stdin, flush=True)
+        before = [processor_seconds(one.pid) for one in self._runs]
         answer = json.loads(run.stdout.readline())
-        return answer["took"], answer["commits"], answer["cpu"]
+        spent = [processor_seconds(one.pid) - was for one, was in zip(self._runs, before, strict=True)]
+        spent.insert(0, spent.pop(self._leader))
+        return answer["took"], answer["commits"], spent
 
     def stop(self) -> None:
         """Ends them."""
@@ -267,7 +276,8 @@ def report(directory: Path, megabytes: int) -> None:
             print(f"\n{size >> 10} KiB entries, {count} of them, three nodes, all synced")
             print(f"  consensus       {speed / 1e6:8.1f} MB/s {count / took:10.0f} entries/s")
             print(f"  commit latency  p50 {percentile(commits, 0.5):.1f} ms, p99 {percentile(commits, 0.99):.1f} ms")
-            print(f"  leader          {cpu / took:8.2f} processors")
+            per_entry = ", ".join(f"{1e6 * seconds / count:.0f}" for seconds in cpu)
+            print(f"  processor time  {per_entry} µs an entry on the leader and the followers")
             print(f"  without Raft    {count * size / alone / 1e6:8.1f} MB/s (three processes write and sync as much)")
             print(f"  ratio           {alone / took:8.2f}")
         count = 1000

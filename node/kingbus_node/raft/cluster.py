@@ -163,7 +163,8 @@ class Cluster:
         while True:
             with self._loop.lock:
                 raft = self._raft
-                self.changed(raft)
+                if self._reign != (raft.term if raft.is_leader else None):
+                    self.changed(raft)
                 if not raft.is_leader or (term is not None and raft.term != term):
                     raise self._not_leader()
                 now = time.monotonic()

@@ -15,7 +15,7 @@ from __future__ import annotations
 import enum
 import struct
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from kingbus_node.raft.errors import ChangeRefusedError, ProtocolError
 
@@ -59,16 +59,17 @@ class Configuration:
     """The members, sorted by address."""
 
     members: tuple[Member, ...] = ()
+    voters: tuple[str, ...] = field(init=False, repr=False, compare=False)
+    """Addresses of the members that vote."""
+
+    def __post_init__(self) -> None:
+        voters = tuple(m.address for m in self.members if m.role is MemberRole.VOTER)
+        object.__setattr__(self, "voters", voters)  # asked for with every message
 
     @staticmethod
     def of(addresses: Iterable[str]) -> Configuration:
         """A first configuration: every address a voter."""
         return Configuration(tuple(Member(address) for address in sorted(set(addresses))))
-
-    @property
-    def voters(self) -> tuple[str, ...]:
-        """Addresses of the members that vote."""
-        return tuple(m.address for m in self.members if m.role is MemberRole.VOTER)
 
     @property
     def quorum(self) -> int:

@@ -15,8 +15,9 @@ from __future__ import annotations
 
 import enum
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any, TypeAlias
 
 from kingbus_node.raft.errors import ProtocolError
@@ -196,10 +197,6 @@ Message: TypeAlias = (
 )
 
 
-_NUMBERS = (
-    *("term", "last_index", "last_term", "clock", "prev_index", "prev_term", "commit", "match", "received", "rejected"),
-    *("hint_index", "hint_term", "index", "entry_term"),
-)
 _PRE_VOTE = struct.Struct("<BQQQ")
 _REPLY = struct.Struct("<BQ?")
 _VOTE = struct.Struct("<BQQQ?")
@@ -223,6 +220,20 @@ class _Type(enum.IntEnum):
     TIMEOUT_NOW = 8
     FORM = 9
     FORM_REPLY = 10
+
+
+_NUMBERS_OF: dict[type, Callable[[object], tuple[int, ...]]] = {
+    PreVote: attrgetter("term", "last_index", "last_term"),
+    PreVoteReply: attrgetter("term", "granted"),
+    Vote: attrgetter("term", "last_index", "last_term"),
+    VoteReply: attrgetter("term", "granted"),
+    Append: attrgetter("term", "clock", "prev_index", "prev_term", "commit"),
+    AppendReply: attrgetter("term", "clock", "match", "received", "rejected", "hint_index", "hint_term"),
+    Install: attrgetter("term", "clock", "index", "entry_term"),
+    TimeoutNow: attrgetter("term", "term"),
+    Form: lambda _: (0,),
+    FormReply: lambda _: (0,),
+}
 
 
 def encode(message: Message) -> list[Buffer]:
@@ -266,7 +277,7 @@ def decode(data: Buffer) -> Message:
         message = _decode(view)
     except (struct.error, ValueError, IndexError) as error:
         raise ProtocolError(f"a message of {len(view)} bytes cannot be read: {error}") from error
-    if max(getattr(message, field, 0) for field in _NUMBERS) > MAX_NUMBER:
+    if max(_NUMBERS_OF[type(message)](message)) > MAX_NUMBER:
         raise ProtocolError(f"a {type(message).__name__} with a term or an index above {MAX_NUMBER}")
     return message
 
