@@ -35,7 +35,7 @@ from collections.abc import Sequence
 
 from kingbus_node.raft.api import NotLeaderError
 from kingbus_node.raft.configuration import Configuration, MemberRole
-from kingbus_node.raft.errors import DivergedError, ProtocolError
+from kingbus_node.raft.errors import ChangeRefusedError, DivergedError, ProtocolError
 from kingbus_node.raft.formation import Formation
 from kingbus_node.raft.leadership import Leadership
 from kingbus_node.raft.messages import (
@@ -55,6 +55,7 @@ from kingbus_node.raft.messages import (
 )
 from kingbus_node.raft.settings import Settings
 from kingbus_node.raft.storage import HardState, Proposal, Snapshot, Storage
+from kingbus_node.store.errors import LogFullError
 
 log = logging.getLogger(__name__)
 
@@ -265,12 +266,18 @@ class Raft:
         :raises ChangeRefusedError: the leader is handing over, or cannot write
         """
         self._advance(now)
-        return self._leading().propose(proposals)
+        try:
+            return self._leading().propose(proposals)
+        except LogFullError as error:
+            raise ChangeRefusedError(f"the leader cannot write: {error}") from error
 
     def change(self, wanted: Configuration, now: float) -> int:
         """Puts a new configuration into the log and returns its index. See ``Leadership.change``."""
         self._advance(now)
-        return self._leading().change(wanted)
+        try:
+            return self._leading().change(wanted)
+        except LogFullError as error:
+            raise ChangeRefusedError(f"the leader cannot write: {error}") from error
 
     def transfer(self, target: str | None, now: float) -> str:
         """Begins to hand the leadership to `target`, or to the best voter; returns whom (``Leadership.transfer``)."""
@@ -383,7 +390,11 @@ class Raft:
         self.leader = self.address
         log.info("%s leads in term %d", self.address, self.term)
         self.leadership = self.leadership_class(self)
-        self.leadership.begin()
+        try:
+            self.leadership.begin()
+        except LogFullError as error:
+            log.warning("%s cannot lead: %s", self.address, error)
+            self.step_down()
 
     def _has_leader(self) -> bool:
         """Whether this node has no reason to help deposing the leader (section 4.2.3).
@@ -454,7 +465,11 @@ class Raft:
         if new and not self.storage.writable:
             self._reply(peer)
             return
-        self._accept(new)
+        try:
+            self._accept(new)
+        except LogFullError:  # the end of the room comes without a warning when somebody else takes it
+            self._reply(peer)
+            return
         self._received = max(self._received, message.prev_index + len(message.entries))
         # The news of a commit may have overtaken the entries.
         self._leader_commit = max(self._leader_commit, message.commit)

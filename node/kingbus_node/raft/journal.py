@@ -76,7 +76,7 @@ class Journal:
         CorruptLogError.
         """
         self._log = log
-        self._space = DiskSpace(log.directory, min_free_bytes)
+        self._space = DiskSpace(log.directory, min_free_bytes, refused=lambda: log.refused_at)
         log.sync()
         self._commit_floor = log.commit_index
         self._identity = load_identity(log.directory)
@@ -171,6 +171,7 @@ class Journal:
 
         :raises ProtocolError: an entry that came from a peer is damaged, or may not follow what is here
         :raises InvalidEntryError: an entry that was proposed here may not follow
+        :raises LogFullError: there is no room
         :raises LogFailedError: the disk failed; the node must stop
         """
         before, term = self.last_index, self._log.last_term
@@ -273,7 +274,7 @@ class Journal:
         return HardState(state.term, state.vote)
 
     def save_hard_state(self, state: HardState) -> None:
-        """See `storage.Storage.save_hard_state`. LogFailedError if the disk fails."""
+        """See `storage.Storage.save_hard_state`. LogFullError; LogFailedError if the disk fails."""
         self._log.set_hard_state(state.term, state.vote)
 
     def identity(self) -> Identity:

@@ -31,6 +31,7 @@ from kingbus_node.raft.messages import Message
 from kingbus_node.raft.options import ClusterOptions
 from kingbus_node.raft.syncer import Syncer
 from kingbus_node.raft.transport import Connected, Transport
+from kingbus_node.store.errors import LogFullError
 from kingbus_node.store.log import Log
 
 logger = logging.getLogger(__name__)
@@ -221,7 +222,7 @@ class Loop:
                 self._sync_begun = None
                 self.raft.sync_finished(now)
             if now >= self.raft.deadline:
-                self.raft.tick(now)
+                self._tick(now)
         if now >= self._next_beat:
             self._beat(now)
         self._send(now)
@@ -230,6 +231,12 @@ class Loop:
             self._follow_membership()
             self._observer.changed(self.raft)
         self._observer.told()
+
+    def _tick(self, now: float) -> None:
+        try:
+            self.raft.tick(now)
+        except LogFullError as error:
+            logger.debug("no election: %s", error)
 
     def _patience(self) -> float:
         if any(lane.unread for link in self.links.values() for lane in link.lanes):
@@ -299,7 +306,7 @@ class Loop:
                 return
             try:
                 self._step(link, message)
-            except ProtocolError as error:
+            except (ProtocolError, LogFullError) as error:  # without room for a vote there is none: nothing was said
                 self._drop(link, error)
                 return
 
@@ -390,7 +397,7 @@ class Loop:
         Without the lock, for it touches nothing that proposals do.
         """
         target = self.raft.readable_index
-        if target <= self._committed:
+        if target <= self._committed <= self._log.commit_index:
             return
         begin = max(self._committed, self._log.commit_index)  # a snapshot is committed by itself
         self._committed = min(target, begin + _COMMIT_SLICE)

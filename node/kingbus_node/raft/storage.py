@@ -103,8 +103,9 @@ class Storage(Protocol):
         ...
 
     def append(self, entries: Sequence[Entry]) -> None:
-        """Puts `entries` behind ``last_index``. Not durable yet.
+        """Puts `entries` behind ``last_index``, all or none. Not durable yet.
 
+        :raises LogFullError: there is no room, although ``writable`` said so
         :raises OSError: the disk failed; the node must stop
         """
         ...
@@ -147,7 +148,10 @@ class Storage(Protocol):
         ...
 
     def save_hard_state(self, state: HardState) -> None:
-        """Durable on return."""
+        """Durable on return.
+
+        :raises LogFullError: there is no room; the old one is still there
+        """
         ...
 
     def identity(self) -> Identity:

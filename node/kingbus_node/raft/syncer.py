@@ -18,10 +18,12 @@ import threading
 import time
 from collections.abc import Callable
 
-from kingbus_node.store.errors import StoreError
+from kingbus_node.store.errors import LogFullError, StoreError
 from kingbus_node.store.log import Log
 
 logger = logging.getLogger(__name__)
+
+_FULL_SECONDS = 0.5  # between attempts while the disk is full
 
 
 class Syncer:
@@ -73,6 +75,11 @@ class Syncer:
             begun = time.monotonic()
             try:
                 self._log.sync()
+            except LogFullError as error:
+                # Nothing was lost: what is asked for is tried until there is room.
+                logger.debug("the log cannot be made durable yet: %s", error)
+                self._rest()
+                continue
             except StoreError as error:
                 logger.error("the log cannot be made durable: %s", error)
                 with self._changed:
@@ -84,6 +91,11 @@ class Syncer:
             with self._changed:
                 self._finished = True
             self._wake()
+
+    def _rest(self) -> None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._closing, _FULL_SECONDS)
+            self._requested = True
 
     def _wait(self) -> bool:
         with self._changed:

@@ -46,6 +46,10 @@ class LogFailedError(StoreError):
     """
 
 
+class LogFullError(StoreError):
+    """The disk had no room for a write. What was to be written was not; the log is as before, and can be used."""
+
+
 class LogClosedError(StoreError):
     """The log or the reader was closed."""
 

@@ -16,8 +16,10 @@ import fcntl
 import logging
 import os
 import threading
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -33,17 +35,18 @@ from kingbus_node.store.errors import (
     InvalidEntryError,
     LogClosedError,
     LogFailedError,
+    LogFullError,
     LogLockedError,
     PurgedError,
     StoreError,
 )
 from kingbus_node.store.index import RECORD, RECORD_SIZE, Records, end_of, read_records, seal
 from kingbus_node.store.marks import HardState, Mark, MarkFile, read_hard_state, write_hard_state
-from kingbus_node.store.recovery import recover_tail, remove_leftovers, repair_indexes
+from kingbus_node.store.recovery import recover_tail, remove_leftovers, repair_indexes, write_again
 from kingbus_node.store.reset import begin_reset, finish_reset
 from kingbus_node.store.segment import Located, SegmentFile, SegmentHeader, index_path, list_segments, log_path
 from kingbus_node.store.segments import Segment, Segments, derive_record, fold_stored, mark_cancelled
-from kingbus_node.store.state import LogState
+from kingbus_node.store.state import CurrentFile, LogState
 from kingbus_node.store.watermark import Watermark
 
 logger = logging.getLogger(__name__)
@@ -51,6 +54,7 @@ logger = logging.getLogger(__name__)
 DEFAULT_SEGMENT_BYTES = 128 << 20
 SEGMENT_ENTRIES = 32768  # bounds the work of folding a segment, when a slow source makes tiny entries
 LOCK_NAME = "lock"
+_TELL_SECONDS = 60.0  # between two messages about a full disk
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +100,10 @@ class Log:
         self._append_lock = threading.Lock()
         self._commit_lock = threading.Lock()
         self._failure: OSError | None = None
+        self._refused = float("-inf")
+        self._write_again = False  # what is not durable, because a sync of it found no room
+        self._due: list[Callable[[], None]] = []  # what follows from committed entries, and found no room yet
+        self._purge_due = False
         self._closed = False
         self._snapshot: LogState | None = None
         self._hard_state = read_hard_state(directory)
@@ -157,7 +165,7 @@ class Log:
         """Syncs what was appended and lets go of the files. Does not raise for a log that failed before."""
         if self._closed:
             return
-        with contextlib.suppress(LogFailedError):
+        with contextlib.suppress(LogFailedError, LogFullError):
             self.sync()
         with self._sync_lock, self._append_lock, self._commit_lock:
             self._closed = True
@@ -211,8 +219,15 @@ class Log:
 
     @property
     def failure(self) -> OSError | None:
-        """What the disk said, once it refused a write; the log must be opened anew."""
+        """What the disk said, once it failed; the log must be opened anew. A full disk is no failure: see
+        `refused_at`.
+        """
         return self._failure
+
+    @property
+    def refused_at(self) -> float:
+        """When the disk had no room for a write the last time (`time.monotonic`); minus infinity for never."""
+        return self._refused
 
     @property
     def state(self) -> LogState:
@@ -234,13 +249,13 @@ class Log:
         return self._hard_state
 
     def set_hard_state(self, term: int, vote: str | None) -> None:
-        """Stores term and vote; durable when it returns."""
+        """Stores term and vote; durable when it returns. LogFullError, with the old ones in place; LogFailedError."""
         self._check_usable()
         state = HardState(term, vote)
         try:
             write_hard_state(self._directory, state)
         except OSError as error:
-            raise self._failed(error, "storing term and vote") from error
+            raise self._refusal(error, "storing term and vote") from error
         self._hard_state = state
 
     def stats(self) -> StoreStats:
@@ -333,7 +348,7 @@ class Log:
     def append(self, entries: Iterable[Entry], term: int) -> int:
         """Writes entries behind the last one, all or none, and gives the new last index. They are not durable yet.
 
-        InvalidEntryError if one may not follow, LogFailedError if the disk refuses.
+        InvalidEntryError if one may not follow, LogFullError if there is no room, LogFailedError if the disk fails.
         """
         return self._append((prepare(entry) for entry in entries), term)
 
@@ -353,7 +368,7 @@ class Log:
     def append_stored(self, entries: Iterable[Stored]) -> int:
         """Writes entries whose place in the log is set, all or none, and gives the new last index.
 
-        Their checksums are believed. InvalidEntryError if one may not follow, LogFailedError if the disk refuses.
+        Their checksums are believed. Errors as `append`.
         """
         return self._append(entries, None)
 
@@ -385,11 +400,12 @@ class Log:
                     pending.last_index = index
                 self._flush(pending)
             except OSError as error:
-                with contextlib.suppress(
-                    OSError
-                ):  # so that nobody sees half an entry; opening again would cut it as well
-                    os.ftruncate(self._active.log.fd, self._active.end)
-                raise self._failed(error, "appending to the log") from error
+                if error.errno in durable.NO_SPACE:
+                    self._undo(before + 1)
+                else:
+                    with contextlib.suppress(OSError):  # nobody is to see half an entry; opening again would cut it
+                        os.ftruncate(self._active.log.fd, self._active.end)
+                raise self._refusal(error, "appending to the log") from error
             except BaseException:
                 self._undo(before + 1)
                 raise
@@ -409,7 +425,7 @@ class Log:
     def _roll(self) -> None:
         """Ends the newest segment, synced as a whole, and begins the next."""
         active = self._active
-        durable.fdatasync(active.log.fd)
+        self._make_durable(active, active.end)
         durable.fdatasync(active.index.fd)
         self._durable_index = self._last_index
         first = self._last_index + 1
@@ -419,67 +435,110 @@ class Log:
         self._segments.add(first)
 
     def sync(self) -> int:
-        """Makes durable what was appended before the call; gives the last durable index. LogFailedError."""
+        """Makes durable what was appended before the call; gives the last durable index.
+
+        LogFullError if there is no room for it: then call it again. LogFailedError.
+        """
         with self._sync_lock:
             with self._append_lock:
                 self._check_usable()
-                target, active = self._last_index, self._active
+                target, active, end = self._last_index, self._active, self._active.end
                 if target <= self._durable_index:
                     return self._durable_index
             try:
-                durable.fdatasync(active.log.fd)
+                self._make_durable(active, end)
                 with self._append_lock:
                     # Not more than what is still there: the tail may have been cut meanwhile.
                     self._durable_index = max(self._durable_index, min(target, self._last_index))
-                    self._write_mark()
+                    self._note(self._write_mark)
             except OSError as error:
-                raise self._failed(error, "syncing the log") from error
+                raise self._refusal(error, "syncing the log") from error
             return self._durable_index
+
+    def _make_durable(self, active: _Active, end: int) -> None:
+        """Syncs the newest segment up to byte `end`. OSError: with no room, the next call writes everything again that
+        is not durable, for after a failed fsync the page cache may show what the disk does not have, and will not get.
+        """
+        try:
+            if self._write_again:
+                start, last = self._durable_end(active)
+                write_again(active.log, start, end, last)
+                self._write_again = False
+            else:
+                durable.fdatasync(active.log.fd)
+        except OSError as error:
+            self._write_again = self._write_again or error.errno in durable.NO_SPACE
+            raise
+
+    def _durable_end(self, active: _Active) -> tuple[int, int]:
+        """Where what is durable ends in the newest segment, and with which entry."""
+        index = self._durable_index
+        if index < active.first_index:
+            return self._segments.open(active.first_index).header().data_start, active.first_index - 1
+        return end_of(read_records(active.index, index - active.first_index, 1)), index
 
     def commit(self, index: int) -> int:
         """Entries up to `index` are committed: folds them and lets readers see whole transactions. Gives
         `visible_index`.
 
-        Never goes back; StoreError for an entry that is not here.
+        Never goes back; StoreError for an entry that is not here. If something that follows from the entries finds no
+        room on the disk, readers see nothing new and `commit_index` stays: call it again.
         """
         with self._commit_lock:
             self._check_usable()
-            if index <= self._state.index:
-                return self._state.visible_index
+            if index <= self._commit_index:
+                return self._visible_index
             if index > self._last_index:
                 raise StoreError(f"entry {index} cannot be committed: the last one here is {self._last_index}")
-            self._snapshot = None
-            purge, file_id = False, self._state.file_id
+            self._snapshot, file_id = None, self._state.file_id
             try:
                 for located, segment in self._segments.entries(self._state.index + 1, index):
                     self._fold_committed(located, segment)
-                    purge = purge or located.header.kind == Kind.PURGE
+                    self._purge_due = self._purge_due or located.header.kind == Kind.PURGE
                 if self._state.file_id != file_id:
                     # Before the mark says that this was committed: when opening, an intact record is believed.
-                    self._catalogue.sync()
-                self._watermark.publish(self._state.visible_index, index)
-                self._commit_index, self._visible_index = index, self._state.visible_index
-                self._marks.note_commit(index)
-                if purge:
-                    self._drop_before(self._state.first_index)
-                    self._compact_catalogue()
+                    self._due.append(self._catalogue.sync)
+                if self._settle():
+                    self._publish()
             except OSError as error:
                 raise self._failed(error, "committing") from error
-            return self._state.visible_index
+            return self._visible_index
+
+    def _settle(self) -> bool:
+        """Does what is due; False if there is no room for it."""
+        try:
+            while self._due:
+                self._due[0]()
+                del self._due[0]
+        except OSError as error:
+            if error.errno not in durable.NO_SPACE:
+                raise
+            self._refusal(error, "committing")
+        return not self._due
+
+    def _publish(self) -> None:
+        state = self._state
+        self._watermark.publish(state.visible_index, state.index)
+        self._commit_index, self._visible_index = state.index, state.visible_index
+        self._note(lambda: self._marks.note_commit(state.index))
+        if self._purge_due:
+            self._drop_before(state.first_index)
+            self._compact_catalogue()
+            self._purge_due = False
 
     def _fold_committed(self, located: Located, segment: Segment) -> None:
         state = self._state
         opened, position, file = state.open_index, state.open_pos, state.file
         fold_stored(state, located, segment)
         if located.header.kind == Kind.CANCEL and opened is not None:
-            self._mark_cancelled(opened, located.header.index, position)
+            self._due.append(partial(self._mark_cancelled, opened, located.header.index, position))
         if state.file is not None and state.file_id != (0 if file is None else file.id):
-            if file is not None:
-                self._catalogue.put(
-                    FileInfo(file.id, file.name, file.source_name, file.start_index, file.end_pos, file.closed)
-                )
-            f = state.file
-            self._catalogue.put(FileInfo(f.id, f.name, f.source_name, f.start_index, f.end_pos, f.closed))
+            both = [_info_of(one) for one in (file, state.file) if one is not None]
+            self._due.append(partial(self._put_files, both))
+
+    def _put_files(self, files: Sequence[FileInfo]) -> None:
+        for info in files:
+            self._catalogue.put(info)
 
     def _mark_cancelled(self, first: int, last: int, position: int) -> None:
         """Marks index records as cancelled, in all the segments that entries `first` to `last` are in."""
@@ -659,6 +718,15 @@ class Log:
         commit_index = min(index, self._commit_index)
         self._marks.write(Mark(active.first_index, offset, index, term, commit_index), durable=durably)
 
+    def _note(self, write: Callable[[], None]) -> None:
+        """Writes the mark if there is room: an older one is true as well."""
+        try:
+            write()
+        except OSError as error:
+            if error.errno not in durable.NO_SPACE:
+                raise
+            self._refusal(error, "noting how far the log is durable")
+
     def _check_exists(self, index: int) -> int:
         if index < self.first_index:
             raise PurgedError(f"entry {index} was purged: the oldest retained is {self.first_index}")
@@ -674,6 +742,16 @@ class Log:
         if self._closed:
             raise LogClosedError("the log was closed")
 
+    def _refusal(self, error: OSError, doing: str) -> StoreError:
+        """What a system call's error means: a full disk, which passes, or the end of this object's use."""
+        if error.errno not in durable.NO_SPACE:
+            return self._failed(error, doing)
+        now = time.monotonic()
+        if now - self._refused > _TELL_SECONDS:
+            logger.warning("%s in %s found no room: %s", doing, self._directory, error)
+        self._refused = now
+        return LogFullError(f"{doing} in {self._directory} found no room: {error}")
+
     def _failed(self, error: OSError, doing: str) -> LogFailedError:
         self._failure = error
         logger.error(
@@ -684,10 +762,24 @@ class Log:
         )
 
 
+def _info_of(file: CurrentFile) -> FileInfo:
+    return FileInfo(file.id, file.name, file.source_name, file.start_index, file.end_pos, file.closed)
+
+
 def _create_segment(directory: Path, header: SegmentHeader) -> None:
-    """Puts a segment in place, durably. The index comes first: a segment that has its name has an index, too."""
-    FileHandle(index_path(directory, header.first_index), os.O_RDWR | os.O_CREAT | os.O_TRUNC)
-    write_file(log_path(directory, header.first_index), header.encode())
+    """Puts a segment in place, durably, or not at all if there is no room.
+
+    The index comes first: a segment that has its name has an index, too.
+    """
+    paths = log_path(directory, header.first_index), index_path(directory, header.first_index)
+    try:
+        FileHandle(paths[1], os.O_RDWR | os.O_CREAT | os.O_TRUNC)
+        write_file(paths[0], header.encode())
+    except OSError as error:
+        if error.errno in durable.NO_SPACE:
+            for path in paths:
+                path.unlink(missing_ok=True)
+        raise
 
 
 def _open_active(directory: Path, first_index: int, end: int | None) -> _Active:

@@ -52,6 +52,7 @@ class MarkFile:
         created = not path.exists()
         self._file = FileHandle(path, os.O_RDWR | os.O_CREAT)
         if created:
+            write_at(self._file.fd, [bytes(2 * _SLOT_STRIDE)], 0)  # so that a note never needs room
             fsync_directory(directory)
         self._lock = threading.Lock()
         self._sequence = 0

@@ -16,6 +16,7 @@ bytes that the disk does not have, and which a later fsync would not write again
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import zlib
@@ -133,6 +134,17 @@ def _find_witness(file: FileHandle, offset: int, bad: int, size: int) -> int | N
             return None
         offset += len(block) - len(_MAGIC_BYTES) + 1
     return None
+
+
+def write_again(file: FileHandle, start: int, end: int, last: int) -> None:
+    """Writes the entries behind entry `last` once more, from byte `start` to `end`, and syncs them.
+
+    OSError, also if the page cache does not have them any more.
+    """
+    stop, _, problem = _verify(file, start, last, end)
+    if problem is not None:
+        raise OSError(errno.EIO, f"lost at byte {stop} before it was durable: {problem}", str(file.path))
+    _write_again(file, start, end)
 
 
 def _write_again(file: FileHandle, start: int, end: int) -> None:

@@ -29,30 +29,29 @@ class DiskSpace:
         *,
         grace: float = GRACE,
         clock: Callable[[], float] = time.monotonic,
+        refused: Callable[[], float] = lambda: float("-inf"),
     ) -> None:
-        """grace: seconds for retention to make room, with less than `min_free_bytes` and more than half of it."""
+        """grace: seconds for retention to make room, with less than `min_free_bytes` and more than half of it. refused:
+        tells when the disk refused a write for want of room, by the same clock.
+        """
         self.directory = directory
         self.min_free_bytes = min_free_bytes
         self._grace = grace
         self._clock = clock
         self._looked: tuple[float, bool] = (float("-inf"), False)
         self._low_since: float | None = None
-        self._refused = float("-inf")
+        self._refused = refused
 
     def free_bytes(self) -> int:
         """What an ordinary user may still write."""
         disk = os.statvfs(self.directory)
         return disk.f_bavail * disk.f_frsize
 
-    def refused(self) -> None:
-        """The disk has refused a write for want of room."""
-        self._refused = self._clock()
-
     @property
     def full(self) -> bool:
         """Whether nothing more should be written. Cheap: looks at the disk some times in a second at most."""
         now = self._clock()
-        if now - self._refused < _BELIEVED:
+        if now - self._refused() < _BELIEVED:
             self._looked = (now, True)
             return True
         looked, full = self._looked

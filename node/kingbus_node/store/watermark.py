@@ -14,7 +14,7 @@ import mmap
 import os
 from pathlib import Path
 
-from kingbus_node.store.durable import FileHandle
+from kingbus_node.store.durable import FileHandle, write_at
 from kingbus_node.store.errors import StoreError
 
 WATERMARK_NAME = "watermark"
@@ -30,7 +30,7 @@ class Watermark:
         flags = os.O_RDWR | os.O_CREAT if writable else os.O_RDONLY
         handle = FileHandle(path, flags)
         if writable and handle.size() < SIZE:
-            os.ftruncate(handle.fd, SIZE)
+            write_at(handle.fd, [bytes(SIZE)], 0)  # a hole would be filled on access, which a full disk makes fatal
         elif handle.size() < SIZE:
             raise StoreError(
                 f"{path} has {handle.size()} bytes, expected {SIZE}: the log was never opened for writing here"

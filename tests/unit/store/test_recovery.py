@@ -18,11 +18,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from unit.store.samples import CANCEL, NOOP, Source, examples, executed, started, write
 
+from kingbus_node.store import catalogue as catalogue_module
 from kingbus_node.store import durable
 from kingbus_node.store import log as log_module
+from kingbus_node.store import marks as marks_module
 from kingbus_node.store.entry import HEADER_SIZE
-from kingbus_node.store.errors import CorruptLogError, FormatVersionError, LogFailedError
+from kingbus_node.store.errors import CorruptLogError, FormatVersionError, LogFailedError, LogFullError
 from kingbus_node.store.log import Log
+from kingbus_node.store.marks import HardState
 from kingbus_node.store.reader import LogReader
 from kingbus_node.store.segment import index_path, list_segments, log_path
 
@@ -288,6 +291,10 @@ def no_space(*_: object) -> int:
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
+def quota(*_: object) -> None:
+    raise OSError(errno.EDQUOT, "Disk quota exceeded")
+
+
 def io_error(*_: object) -> None:
     raise OSError(errno.EIO, "Input/output error")
 
@@ -303,31 +310,145 @@ def short_write(fd: int, buffers: list[bytes], offset: int) -> int:
 
 
 @pytest.mark.parametrize("failing", [no_space, short_write])
-def test_a_full_disk_stops_the_log_and_loses_nothing(
+def test_a_full_disk_refuses_entries_and_loses_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: Callable[..., int]
 ) -> None:
     log, source = started(tmp_path, transactions=5)
+    log.set_hard_state(2, "a")
     size = log_path(tmp_path, 1).stat().st_size
+    position = source.position
+    assert log.refused_at == float("-inf")
     monkeypatch.setattr(os, "pwritev", failing)
-    with pytest.raises(LogFailedError, match="No space left"):
-        log.append([source.transaction() for _ in range(3)], 1)
+    for _ in range(2):
+        with pytest.raises(LogFullError, match="No space left"):
+            log.append([source.transaction() for _ in range(3)], 1)
+        with pytest.raises(LogFullError):
+            log.set_hard_state(3, None)
     monkeypatch.undo()
+    assert (log.failure, log.last_index, log.hard_state) == (None, 7, HardState(2, "a"))
+    assert log.refused_at > 0
     assert log_path(tmp_path, 1).stat().st_size == size
-    for refused in (
-        lambda: log.append([NOOP], 1),
-        log.sync,
-        lambda: log.commit(7),
-        lambda: log.truncate_from(9),
-        lambda: log.set_hard_state(3, None),
-    ):
-        with pytest.raises(LogFailedError, match="after a failure"):
-            refused()
-    assert log.failure is not None
+    source.position, source.number = position, 5
+    write(log, source.transaction())
     log.close()
     log = Log.open(tmp_path)
-    assert str(log.state.executed) == executed(5)
-    source.position, source.number = log.tail_state.end_pos, 5
-    write(log, source.transaction())
+    assert str(log.state.executed) == executed(6)
+    log.close()
+
+
+@pytest.mark.parametrize("failing", [no_space, quota])
+def test_a_segment_that_finds_no_room_is_begun_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: Callable[..., None]
+) -> None:
+    monkeypatch.setattr(log_module, "SEGMENT_ENTRIES", 6)
+    for what in (durable, log_module):
+        directory = tmp_path / what.__name__
+        log, source = started(directory, transactions=4)
+        position = source.position
+        with monkeypatch.context() as patched:
+            patched.setattr(what, "fsync_directory" if what is durable else "write_file", failing)
+            with pytest.raises(LogFullError):
+                log.append([source.transaction() for _ in range(3)], 1)
+        assert (list_segments(directory), log.last_index) == ([1], 6)
+        source.position, source.number = position, 4
+        write(log, *(source.transaction() for _ in range(3)))
+        log.close()
+        log = Log.open(directory)
+        assert (list_segments(directory), str(log.state.executed)) == ([1, 7], executed(7))
+        log.close()
+
+
+def test_a_sync_that_finds_no_room_writes_again_what_was_not_durable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After the failure the page cache counts as clean: another fsync alone would do nothing."""
+    log, source = started(tmp_path, transactions=2)
+    synced = log_path(tmp_path, 1).stat().st_size
+    log.append([source.transaction((300,))], 1)
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fdatasync", no_space)
+        for _ in range(2):
+            with pytest.raises(LogFullError):
+                log.sync()
+    assert (log.durable_index, log.failure) == (4, None)
+    log.append([source.transaction()], 1)
+    end = log_path(tmp_path, 1).stat().st_size
+    written: list[tuple[int, int]] = []
+    real = os.pwritev
+
+    def pwritev(fd: int, buffers: list[bytes], offset: int) -> int:
+        if Path(f"/proc/self/fd/{fd}").readlink().suffix == ".log":
+            written.append((offset, sum(map(len, buffers))))
+        return real(fd, buffers, offset)
+
+    monkeypatch.setattr(os, "pwritev", pwritev)
+    assert log.sync() == 6
+    assert written == [(synced, end - synced)]
+    log.commit(6)
+    log.append([source.transaction()], 1)
+    log.sync()
+    assert len(written) == 2  # nothing again that is durable
+    log.close()
+
+
+def test_what_the_cache_lost_after_a_sync_without_room_is_not_taken_for_durable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log, source = started(tmp_path, transactions=2)
+    synced = log_path(tmp_path, 1).stat().st_size
+    log.append([source.transaction((300,))], 1)
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fdatasync", no_space)
+        with pytest.raises(LogFullError):
+            log.sync()
+    with log_path(tmp_path, 1).open("r+b") as file:
+        file.seek(synced + 100)
+        file.write(bytes(50))
+    with pytest.raises(LogFailedError, match="before it was durable"):
+        log.sync()
+    assert log.durable_index == 4
+    log.close()
+
+
+@pytest.mark.parametrize("what", ["file", "cancel"])
+def test_a_commit_that_finds_no_room_is_shown_once_there_is_some(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    log, source = started(tmp_path, transactions=2)
+    position = source.position
+    if what == "file":
+        log.append([source.end_of_file(), source.file(), source.transaction()], 1)
+    else:
+        log.append([source.fragment(first=True), source.fragment(), CANCEL], 1)
+        source.position, source.number = position, 2
+        log.append([source.transaction()], 1)
+    last = log.sync()
+    with monkeypatch.context() as patched:
+        patched.setattr(catalogue_module if what == "file" else log_module, "write_at", no_space)
+        for _ in range(2):
+            assert log.commit(last) == 4
+    assert (log.commit_index, log.visible_index, LogReader(tmp_path).visible_index) == (4, 4, 4)
+    assert log.commit(last) == last
+    reader = LogReader(tmp_path)
+    assert (log.commit_index, reader.visible_index, str(reader.state().executed)) == (last, last, executed(3))
+    assert [file.id for file in reader.files()] == ([1, 2] if what == "file" else [1])
+    data = served(tmp_path)
+    log.close()
+    log = Log.open(tmp_path)
+    assert served(tmp_path) == data
+    log.close()
+
+
+def test_a_mark_that_finds_no_room_is_done_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log, source = started(tmp_path, transactions=2)
+    log.append([source.transaction()], 1)
+    with monkeypatch.context() as patched:
+        patched.setattr(marks_module, "write_at", no_space)
+        assert log.sync() == 5
+        assert log.commit(5) == 5
+    abandon(log)
+    log = Log.open(tmp_path)
+    assert log.last_index == 5
     log.close()
 
 
