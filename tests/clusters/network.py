@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import queue
+import random
 import socket
 import threading
 import time
@@ -28,6 +29,8 @@ class Network:
         self._shut: set[tuple[str, str]] = set()
         self._delays: dict[tuple[str, str], float] = {}
         self._rates: dict[tuple[str, str], float] = {}
+        self._losses = (0.0, 0.0)
+        self._dice = random.Random(0)
         self._sockets: set[socket.socket] = set()
         self._listeners: list[socket.socket] = []
         self._threads: list[threading.Thread] = []
@@ -68,11 +71,19 @@ class Network:
             self._shut.clear()
             self._delays.clear()
             self._rates.clear()
+            self._losses = (0.0, 0.0)
             self._changed.notify_all()
 
     def delay(self, source: str, target: str, seconds: float) -> None:
         """Bytes take so long."""
         self._delays[source, target] = seconds
+
+    def lose(self, share: float, seconds: float, seed: int) -> None:
+        """What a lost packet does to a TCP connection: one piece in ``1 / share`` takes so much longer, and all that is
+        behind it waits.
+        """
+        self._losses = (share, seconds)
+        self._dice = random.Random(seed)
 
     def slow(self, source: str, target: str, bytes_per_second: float) -> None:
         """No more than that goes through each connection."""
@@ -177,7 +188,9 @@ class Network:
                 data = b""
             if rate := self._rates.get((source, target)):
                 self._pass(len(data) / rate)
-            under_way.put((time.monotonic() + self._delays.get((source, target), 0.0), data))
+            share, lost = self._losses
+            delay = self._delays.get((source, target), 0.0) + (lost if self._dice.random() < share else 0.0)
+            under_way.put((time.monotonic() + delay, data))
         sender.join()
 
     def _deliver(
