@@ -38,14 +38,15 @@ def registry_for(queue: Queue, credentials: Credentials) -> kopf.OperatorRegistr
             private_key_data=credentials.key_data,
         )
 
+    # Coroutines, all of them: kopf runs plain functions in threads, where the queue has no event loop.
     @kopf.on.event(GROUP, VERSION, PLURAL, registry=registry)
-    def cluster(namespace: str | None, name: str | None, **_: object) -> None:
+    async def cluster(namespace: str | None, name: str | None, **_: object) -> None:
         if namespace is not None and name is not None:
             queue.add(namespace, name)
 
     @kopf.on.event("apps", "v1", "statefulsets", labels=_OURS, registry=registry)
     @kopf.on.event("", "v1", "services", labels=_OURS, registry=registry)
-    def part(namespace: str | None, labels: Mapping[str, str], **_: object) -> None:
+    async def part(namespace: str | None, labels: Mapping[str, str], **_: object) -> None:
         instance = labels.get(_INSTANCE)
         if namespace is not None and instance:
             queue.add(namespace, instance)
@@ -74,6 +75,7 @@ async def watch(
                 ready_flag=ready,
                 stop_flag=stop,
             )
+            stop.set()  # kopf takes the process's signals for itself: that it has ended means that it was told to
         except Exception as error:  # noqa: BLE001 - whatever ended the watches, they are begun again
             log.warning("the watches ended (%s: %s); again in %.0f s", type(error).__name__, error, _AGAIN)
         if not stop.is_set():
