@@ -183,6 +183,7 @@ def run_node(directory: Path, number: int, ports: Sequence[int]) -> None:
             print(json.dumps({"leads": number}), flush=True)
 
     cluster.add_leadership_listener(tell)
+    sys.setswitchinterval(0.0005)  # as a node does
     work = Work()
     for line in sys.stdin:
         order = json.loads(line)

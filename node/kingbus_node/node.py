@@ -49,6 +49,8 @@ logger = logging.getLogger(__name__)
 _WATCH_SECONDS = 0.5
 _READER_SECONDS = 5.0
 _HAND_OVER_SECONDS = 5.0
+_SWITCH_SECONDS = 0.0005
+"""After which a busy thread gives way to another: see docs/decisions/0011-links-and-loop.md."""
 
 
 class FatalError(Exception):
@@ -63,6 +65,7 @@ def run(path: Path) -> int:
         sys.stderr.write(f"kingbus: {error}\n")
         return 1
     logs.configure(config.log.level, config.log.format)
+    sys.setswitchinterval(_SWITCH_SECONDS)
     logger.info("starting", extra={"node": config.node.name, "version": __version__, "pid": os.getpid()})
     stop = threading.Event()
     with _signals_set(stop), _crashes() as crashes:
