@@ -34,8 +34,10 @@ log = logging.getLogger(__name__)
 
 PATIENCE: Final = 60.0
 """Seconds that an order may take until it is committed."""
-CATCH_UP: Final = 15.0
+CATCH_UP: Final = 30.0
 """Seconds that a new source gets to receive what the old one has written last."""
+STUCK: Final = 3.0
+"""Seconds without progress after which it is not waited for any more."""
 _LOOK: Final = 0.5
 
 
@@ -161,9 +163,12 @@ class Operations:
         wanted = settings.effective(self._config, {settings.FACT_SETTINGS: fact})
         uuid = state.facts.get(FACT_CLUSTER_UUID)
         replica = Replica(wanted.server_id, str(uuid or ""), port=self._config.serve.listen.port)
-        deadline = time.monotonic() + (0.0 if force else CATCH_UP)
+        begun = moved = time.monotonic()
+        before = ""
         while True:
             found = survey(wanted, replica, state.flavor, state.executed)
+            if found.lacking != before:
+                before, moved = found.lacking, time.monotonic()
             if found.purged:
                 raise Refused(
                     HTTPStatus.CONFLICT,
@@ -174,7 +179,8 @@ class Operations:
             if not found.lacking or force:
                 _warn(found)
                 return found.lacking
-            if time.monotonic() >= deadline:
+            now = time.monotonic()
+            if now - moved >= STUCK or now - begun >= CATCH_UP:
                 raise Refused(
                     HTTPStatus.CONFLICT,
                     f"{found.endpoint} does not hold all that the log holds: it lacks {found.lacking}. "
