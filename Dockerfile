@@ -7,6 +7,8 @@ ARG BASE_IMAGE=python:3.13-slim-bookworm
 FROM ${BASE_IMAGE} AS build
 # For builds behind a package mirror: --build-arg PIP_INDEX_URL=...
 ARG PIP_INDEX_URL
+# The same sources make the same files: no time of day gets into the wheel, the byte code, /etc/shadow.
+ARG SOURCE_DATE_EPOCH=315532800
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=ignore
 WORKDIR /src
 COPY requirements/ requirements/
@@ -25,6 +27,7 @@ RUN /opt/tools/bin/pip wheel --no-deps --no-build-isolation --wheel-dir /dist . 
     && /opt/kingbus/bin/python -m compileall -q --invalidation-mode unchecked-hash /opt/kingbus/lib
 
 FROM ${BASE_IMAGE}
+ARG SOURCE_DATE_EPOCH=315532800
 ARG VERSION=0.1.0
 LABEL org.opencontainers.image.title="Kingbus" \
       org.opencontainers.image.description="A distributed MySQL and MariaDB binlog server" \

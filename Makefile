@@ -62,7 +62,8 @@ manifests: venv ## the manifests that are copies or renderings of others (script
 
 .PHONY: test-deploy
 test-deploy: venv ## the chart, by helm (the first time helm is built with Go, if it is not on PATH)
-	$(PY) -m pytest tests/deploy/check_helm.py $(ARGS)
+	PYTHONPATH=tests $(PY) -c 'from tools.helm import ensure; ensure()'
+	$(PY) -m pytest tests/deploy $(ARGS)
 
 .PHONY: image
 image: venv ## the container image; without Docker by Debian's buildah, as root (ARGS="--archive kingbus.tar")
@@ -71,6 +72,10 @@ image: venv ## the container image; without Docker by Debian's buildah, as root 
 .PHONY: test-image
 test-image: venv ## the image, built by Debian's buildah and run as Kubernetes would run it (root only)
 	$(PY) -m pytest tests/deploy/check_image.py --timeout=1800 $(ARGS)
+
+.PHONY: docs
+docs: venv ## docs/cli.md, docs/http.md and the expected outputs of commands, from the code
+	KINGBUS_WRITE_GOLDEN=1 $(PY) -m pytest -q tests/unit/cli tests/unit/admin/test_reference.py
 
 .PHONY: fuzz
 fuzz: venv ## the property tests, for longer

@@ -16,16 +16,28 @@ VERSION = "3.22.0"
 """What is built when there is none."""
 
 
-def ensure() -> Path:
-    """The program. ToolMissing when there is none and none can be built here."""
+def find() -> Path | None:
+    """The program when it is there already."""
     found = os.environ.get("HELM") or shutil.which("helm")
     if found:
         return Path(found)
-    program = cache_folder() / f"helm-{VERSION}" / "bin" / "helm"
+    return _built() if _built().is_file() else None
+
+
+def ensure() -> Path:
+    """The program, built first if need be. ToolMissing when there is none and none can be built here."""
+    found = find()
+    if found is not None:
+        return found
+    program = _built()
     with locked(program.parents[1].with_suffix(".lock")):
         if not program.is_file():
             _build(program)
     return program
+
+
+def _built() -> Path:
+    return cache_folder() / f"helm-{VERSION}" / "bin" / "helm"
 
 
 def _build(program: Path) -> None:

@@ -1,4 +1,4 @@
-"""`make test-deploy`: the chart, by helm itself. Not in `make test`: where helm is not there it has to be built."""
+"""The chart, by helm itself: `make test-deploy` builds helm first where there is none."""
 
 from __future__ import annotations
 
