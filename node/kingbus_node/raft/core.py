@@ -159,8 +159,10 @@ class Raft:
     @property
     def contact(self) -> float:
         """When this node was last part of a majority with a leader: the leader heard it, or it heard the leader.
-        Minus infinity: not since it last changed sides.
+        Minus infinity: not since it last changed sides. The only voter is its own majority, also while it may not lead.
         """
+        if self.configuration.voters == (self.address,):
+            return self.now
         if self.leadership is not None:
             return self.leadership.contact()
         return self._leader_contact if self.leader is not None else float("-inf")

@@ -221,3 +221,14 @@ def test_closing_commits_what_was_proposed_and_refuses_the_rest(log: Log) -> Non
         consensus.propose([source.transaction()])
     with pytest.raises(ConsensusClosedError):
         consensus.wait_committed(last + 1, soon())
+
+
+def test_an_only_member_that_may_not_lead_is_in_touch_with_itself(log: Log) -> None:
+    """What it holds is all that there is, so it may be served."""
+    consensus = lead_alone(log)
+    consensus.suspend("its disk is full")
+    wait_until(lambda: not consensus.is_leader, 30, "it to step down")
+    assert consensus.in_touch
+    consensus.suspend(None)
+    wait_until(lambda: consensus.is_leader, 30, "it to lead again")
+    consensus.close()
