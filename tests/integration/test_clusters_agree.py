@@ -9,7 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from clusters.lab import Lab, Node, note, notes, soon, until
+from clusters.lab import Lab, Node, contents, note, notes, soon, until
+from unit.store.samples import Source, executed
 
 from kingbus_node.raft.api import ConsensusClosedError, Leadership, NotLeaderError
 from kingbus_node.raft.errors import ChangeRefusedError
@@ -242,6 +243,36 @@ def test_a_node_that_lost_its_disk_comes_back_as_a_learner_first(lab: Lab) -> No
     until(back, "it votes again")
     lab.write("after")
     lab.check_equal()
+
+
+def test_a_node_that_joins_after_a_purge_begins_with_the_oldest_file(lab: Lab) -> None:
+    lab.segment_bytes = 20_000
+    (leader,) = lab.found(1)
+    lab.leader()
+    source = Source()
+    leader.cluster.propose([source.flavor()])
+    for _ in range(5):
+        leader.cluster.propose([source.file(), *(source.transaction((79, 2000, 31)) for _ in range(20))])
+        last = leader.cluster.propose([source.end_of_file()])
+        assert leader.cluster.wait_committed(last, soon())
+    purge = leader.cluster.propose([leader.log.purge_entry(4)])
+    assert leader.cluster.wait_committed(purge, soon())
+    assert leader.log.first_index > 1
+    address = lab.network.door()
+    node = lab.add(address, [leader.address, address]).start()
+    leader.cluster.add_member(node.name, address, deadline=soon())
+    until(lambda: [m.role for m in leader.cluster.members()] == ["voter"] * 2, "it has caught up, and votes")
+    leader.cluster.propose([source.file(), source.transaction()])
+    lab.settle()
+    assert str(node.log.state.executed) == executed(101) == str(leader.log.state.executed)
+    assert str(node.log.state.purged) == executed(60) == str(leader.log.state.purged)
+    last = min(node.log.commit_index, leader.log.commit_index)
+    found = contents(node.log, last)
+    assert found == contents(leader.log, last)[-len(found) :]
+    node.stop()
+    node.start()
+    lab.write("after a restart")
+    lab.settle()
 
 
 def test_a_slow_follower_holds_nobody_up(lab: Lab) -> None:

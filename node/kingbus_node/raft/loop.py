@@ -467,6 +467,7 @@ class Loop:
             return
         if len(members) == 1 and not raft.configuration_index:
             return
+        wanted = raft.configuration
         for member in members:
             name, priority = member.name, member.priority
             if member.address == raft.address:
@@ -477,12 +478,12 @@ class Loop:
                 continue
             if told or priority > 0:
                 priority = told
-            if (name, priority) != (member.name, member.priority):
-                try:
-                    raft.change(raft.configuration.with_member(replace(member, name=name, priority=priority)), now)
-                except ChangeRefusedError as error:
-                    logger.debug("the name of %s is not written down now: %s", member.address, error)
-                return
+            wanted = wanted.with_member(replace(member, name=name, priority=priority))
+        if wanted != raft.configuration:
+            try:
+                raft.change(wanted, now)
+            except ChangeRefusedError as error:
+                logger.debug("what members are called is not written down now: %s", error)
 
     def _follow_membership(self) -> None:
         raft = self.raft
