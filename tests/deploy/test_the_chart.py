@@ -15,8 +15,9 @@ from tools import helm
 ROOT = Path(__file__).parents[2]
 CHART = ROOT / "deploy" / "helm" / "kingbus"
 EVERYTHING = (
-    "watchNamespaces={shop,test}", "metrics.podMonitor=true", "metrics.podMonitorLabels.release=x", "replicas=1",
-    "exampleCluster.create=true", "podLabels.team=data", "podAnnotations.note=x", "image.pullSecrets={pull}",
+    "watchNamespaces={shop,test}", "metrics.podMonitor=true", "metrics.prometheusRule=true", "metrics.labels.release=x",
+    "replicas=1", "exampleCluster.create=true", "podLabels.team=data", "podAnnotations.note=x",
+    "image.pullSecrets={pull}",
     "nodeSelector.disk=ssd", "priorityClassName=high", "serviceAccount.annotations.a=b", "extraArgs={--verbose}",
 )  # fmt: skip
 
@@ -77,6 +78,11 @@ def test_the_image_of_the_operator_is_that_of_its_clusters() -> None:
         (container,) = containers(pod_spec(find(objects, "Deployment", "kingbus-operator")))
         assert container["image"] == wanted
         assert {"name": "KINGBUS_OPERATOR_IMAGE", "value": wanted} in mappings(container["env"])
+
+
+def test_the_alerts_of_the_operator_are_those_that_are_tested() -> None:
+    made = find(helm.template(CHART, *settings("metrics.prometheusRule=true")), "PrometheusRule", "kingbus-operator")
+    assert made["spec"] == yaml.safe_load((ROOT / "deploy/monitoring/operator-rules.yaml").read_text())
 
 
 def test_names_follow_the_release() -> None:

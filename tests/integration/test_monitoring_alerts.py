@@ -13,14 +13,17 @@ ROOT = Path(__file__).parents[2]
 MONITORING = ROOT / "deploy" / "monitoring"
 
 
+FILES = ("rules.yaml", "operator-rules.yaml")
+
+
 def alerts() -> list[dict[str, object]]:
-    document = yaml.safe_load((MONITORING / "rules.yaml").read_text())
-    return [rule for group in document["groups"] for rule in group["rules"]]
+    documents = [yaml.safe_load((MONITORING / name).read_text()) for name in FILES]
+    return [rule for document in documents for group in document["groups"] for rule in group["rules"]]
 
 
 def test_every_alert_fires_when_it_should_and_only_then() -> None:
     assert "SUCCESS" in promtool("test", "rules", "rules_test.yaml", cwd=MONITORING)
-    assert "SUCCESS" in promtool("check", "rules", "--lint=all", "--lint-fatal", "rules.yaml", cwd=MONITORING)
+    assert "SUCCESS" in promtool("check", "rules", "--lint=all", "--lint-fatal", *FILES, cwd=MONITORING)
 
 
 def test_every_alert_is_seen_firing_by_a_test() -> None:
@@ -29,7 +32,7 @@ def test_every_alert_is_seen_firing_by_a_test() -> None:
 
 
 def test_a_test_notices_an_alert_that_never_fires(tmp_path: Path) -> None:
-    for name in ("rules.yaml", "rules_test.yaml"):
+    for name in (*FILES, "rules_test.yaml"):
         (tmp_path / name).write_text((MONITORING / name).read_text().replace("quorum{job=~", "quorums{job=~"))
     with pytest.raises(AssertionError, match="KingbusNoQuorum"):
         promtool("test", "rules", "rules_test.yaml", cwd=tmp_path)

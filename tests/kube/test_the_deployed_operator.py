@@ -7,6 +7,7 @@ process with the arguments and the environment of its Deployment, as its own Ser
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import urllib.error
@@ -29,6 +30,7 @@ from kube.cluster import ControlPlane
 from kube.world import Namespace, plain
 
 KUSTOMIZE = Path(__file__).parents[2] / "deploy" / "kustomize"
+MONITORING = KUSTOMIZE.parent / "monitoring"
 SYSTEM = "kingbus-system"
 PATHS = {
     "Namespace": "/api/v1/namespaces",
@@ -87,6 +89,11 @@ class Running:
     process: subprocess.Popen[bytes]
     port: int
     log: Path
+
+    def text(self, path: str) -> str:
+        """What it answers."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=5) as answer:
+            return str(answer.read().decode())
 
     def status(self, path: str) -> int:
         """What a probe gets; 0 when nobody answers."""
@@ -166,6 +173,10 @@ def test_the_deployed_operator_makes_a_cluster_with_the_rights_that_it_has(
     told = operator.log.read_text()
     assert "forbidden" not in told.lower()
     assert '"level": "error"' not in told
+    metrics = operator.text("/metrics")
+    read = set(re.findall(r"kingbus_operator_\w+", (MONITORING / "operator-rules.yaml").read_text()))
+    assert {name for name in read if f"\n{name}" not in metrics} == set(), "metrics that alerts read"
+    assert "\nkingbus_operator_is_leader 1.0" in metrics
     operator.process.terminate()
     assert operator.process.wait(60) == 0
     lease = Namespace(namespace.plane, SYSTEM).get("Lease", "kingbus-operator")
