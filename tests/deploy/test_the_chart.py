@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 import yaml
-from manifests import containers, find, grants, mapping, mappings, metadata, pod_spec, violations
+from manifests import containers, find, grants, mapping, mappings, metadata, pod_spec, strings, violations
 from tools import helm
 
 ROOT = Path(__file__).parents[2]
@@ -83,6 +85,33 @@ def test_the_image_of_the_operator_is_that_of_its_clusters() -> None:
 def test_the_alerts_of_the_operator_are_those_that_are_tested() -> None:
     made = find(helm.template(CHART, *settings("metrics.prometheusRule=true")), "PrometheusRule", "kingbus-operator")
     assert made["spec"] == yaml.safe_load((ROOT / "deploy/monitoring/operator-rules.yaml").read_text())
+
+
+class _Operator(BaseHTTPRequestHandler):
+    """Answers as the operator does."""
+
+    def do_GET(self) -> None:
+        self.send_response(200 if self.path in ("/healthz", "/readyz", "/metrics") else 404)
+        self.end_headers()
+        self.wfile.write(b"kingbus_operator_is_leader 1.0\n")
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the name is the base class's
+        pass
+
+
+def test_helm_test_asks_the_operator_what_it_answers() -> None:
+    pod = find(helm.template(CHART), "Pod", "kingbus-operator-test")
+    (container,) = containers(pod_spec(pod))
+    program, option, code = strings(container["command"])
+    assert (program, option) == ("python", "-c")
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Operator) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        here = code.replace("kingbus-operator.kingbus-system.svc:8081", f"127.0.0.1:{server.server_address[1]}")
+        assert here != code
+        done = subprocess.run([sys.executable, "-c", here], capture_output=True, text=True, timeout=60, check=False)
+        server.shutdown()
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["/healthz", "ok", "/readyz", "ok", "/metrics", "ok"]
 
 
 def test_names_follow_the_release() -> None:
