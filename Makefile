@@ -81,6 +81,10 @@ docs: venv ## docs/cli.md, docs/http.md and the expected outputs of commands, fr
 fuzz: venv ## the property tests, for longer
 	$(PY) -m pytest tests/unit --hypothesis-profile=fuzz --timeout=0 -m fuzz $(ARGS)
 
+.PHONY: chaos
+chaos: venv servers ## random kills, hangs and stops of a real cluster under load (ARGS="--minutes 30 --seed 7 --flavor mariadb")
+	PYTHONPATH=tests $(PY) -m servers.chaos $(ARGS)
+
 .PHONY: demo
 demo: venv ## a real source, three nodes and a real replica on this machine, the leader killed (ARGS="--flavor mariadb --check")
 	.venv/bin/kingbus demo $(ARGS)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from servers.processes import children
 
 from kingbus_node.demo.node_process import NodeFailed, NodeProcess, Settings
 from kingbus_node.demo.ports import ReservedPort
@@ -70,12 +71,6 @@ def ready(node: NodeProcess) -> tuple[int, dict[str, object]]:
 def source_state(node: NodeProcess) -> object:
     source = node.status()["source"]
     return source["state"] if isinstance(source, dict) else None
-
-
-def children(pid: int) -> list[int]:
-    """The processes that any thread of `pid` has started."""
-    lists = Path(f"/proc/{pid}/task").glob("*/children")
-    return [int(child) for children in lists for child in children.read_text().split()]
 
 
 def gone(pids: list[int]) -> bool:

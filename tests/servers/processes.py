@@ -20,3 +20,9 @@ def peak_memory(node: NodeProcess) -> dict[int, int]:
             if line.startswith("VmHWM:"):
                 found[int(process.name)] = int(line.split()[1]) * 1024
     return found
+
+
+def children(pid: int) -> list[int]:
+    """The processes that any thread of `pid` has started, as far as they run."""
+    lists = Path(f"/proc/{pid}/task").glob("*/children")
+    return sorted(int(child) for children in lists for child in children.read_text().split())
