@@ -54,13 +54,15 @@ class FakeNodes:
         self.orders.append(f"add {name}")
         self.roles[name] = "follower"
 
-    async def remove_member(self, target: Target, name: str) -> None:
+    async def remove_member(self, target: Target, address: str) -> None:
         self._to_leader(target)
+        name = address.partition(".")[0]
         self.orders.append(f"remove {name}")
         del self.roles[name]
 
-    async def transfer(self, target: Target, to: str) -> None:
+    async def transfer(self, target: Target, address: str) -> None:
         self._to_leader(target)
+        to = address.partition(".")[0]
         self.orders.append(f"transfer {to}")
         assert self.leader is not None
         self.roles[self.leader], self.roles[to] = "follower", "leader"

@@ -19,6 +19,9 @@ from kingbus_operator.api.types import Json
 from kingbus_operator.build.common import ADMIN_PORT
 from kingbus_operator.planning.observed import MemberView, NodeView, SourceView, dig
 
+_NODES = "-nodes."
+"""What is in the address of every pod: the name of the headless Service, and a dot."""
+
 _LOOK = aiohttp.ClientTimeout(total=3)
 _ORDER = aiohttp.ClientTimeout(total=60)
 
@@ -31,6 +34,7 @@ class Target:
     host: str
     ca: str = field(repr=False)
     token: str = field(repr=False)
+    port: int = ADMIN_PORT
 
 
 class NodeError(Exception):
@@ -51,11 +55,11 @@ class Nodes(Protocol):
     async def add_member(self, target: Target, name: str, address: str) -> None:
         """Returns when the member is in the log."""
 
-    async def remove_member(self, target: Target, name: str) -> None:
+    async def remove_member(self, target: Target, address: str) -> None:
         """Returns when the member is out of the log."""
 
-    async def transfer(self, target: Target, to: str) -> None:
-        """Returns when somebody else leads."""
+    async def transfer(self, target: Target, address: str) -> None:
+        """Returns when the member with this address leads."""
 
     async def switch_source(self, target: Target, endpoints: tuple[str, ...]) -> None:
         """Refused when the new source lacks something."""
@@ -91,11 +95,11 @@ class HttpNodes:
     async def add_member(self, target: Target, name: str, address: str) -> None:
         await self._call(target, "POST", "/v1/members", {"name": name, "address": address})
 
-    async def remove_member(self, target: Target, name: str) -> None:
-        await self._call(target, "DELETE", f"/v1/members/{name}")
+    async def remove_member(self, target: Target, address: str) -> None:
+        await self._call(target, "DELETE", f"/v1/members/{address}")
 
-    async def transfer(self, target: Target, to: str) -> None:
-        await self._call(target, "POST", "/v1/leader/transfer", {"to": to})
+    async def transfer(self, target: Target, address: str) -> None:
+        await self._call(target, "POST", "/v1/leader/transfer", {"to": address})
 
     async def switch_source(self, target: Target, endpoints: tuple[str, ...]) -> None:
         await self._call(target, "POST", "/v1/source/switch", {"endpoints": list(endpoints)})
@@ -115,7 +119,7 @@ class HttpNodes:
         try:
             async with self._session.request(
                 method,
-                f"https://{address}:{ADMIN_PORT}{path}",
+                f"https://{address}:{target.port}{path}",
                 json=body,
                 headers=headers,
                 timeout=timeout,
@@ -172,9 +176,11 @@ def node_view(status: Mapping[str, object], settings: Mapping[str, object]) -> N
 
 
 def _member(member: Mapping[str, object]) -> MemberView:
+    """A member is known by its address, which begins with the pod's name: it tells its own with its first greeting."""
     index = member.get("match_index")
+    address = str(member.get("address") or "")
     return MemberView(
-        name=str(member.get("name")),
+        name=address.partition(".")[0] if _NODES in address else str(member.get("name")),
         role=str(member.get("role")),
         connected=bool(member.get("connected")),
         index=index if isinstance(index, int) else None,

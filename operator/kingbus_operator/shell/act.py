@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import assert_never
 
 from kingbus_operator.api.types import Cluster, Json
-from kingbus_operator.build.common import POD_NAME_LABEL, ROLE_LABEL, TERM_ANNOTATION
+from kingbus_operator.build.common import POD_NAME_LABEL, ROLE_LABEL, TERM_ANNOTATION, Names
 from kingbus_operator.kube.client import Api, ApiError
 from kingbus_operator.kube.nodes import NodeError, Nodes, Target
 from kingbus_operator.planning.actions import (
@@ -59,10 +59,10 @@ class Actor:
                 await self._nodes.add_member(self._target(), pod, address)
                 return Note("Normal", "MemberAdded", f"{pod} receives the log, and votes when it has caught up")
             case RemoveMember(pod):
-                await self._nodes.remove_member(self._target(), pod)
+                await self._nodes.remove_member(self._target(), self._address(pod))
                 return Note("Normal", "MemberRemoved", f"{pod} is not a member any more")
             case TransferLeadership(leader, to, reason):
-                await self._nodes.transfer(self._target(), to)
+                await self._nodes.transfer(self._target(), self._address(to))
                 return Note("Normal", "LeadershipTransferred", f"from {leader} to {to}: {reason}")
             case RestartPod(pod, uid, reason, useless):
                 await self._restart(pod, uid, useless=useless)
@@ -82,6 +82,9 @@ class Actor:
             case _:
                 assert_never(action)
         return None
+
+    def _address(self, pod: str) -> str:
+        return Names(self._cluster.name, self._cluster.namespace).address(pod)
 
     def _target(self) -> Target:
         target = self._targets.get(self._leader or "")
