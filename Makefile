@@ -97,6 +97,10 @@ bench-quick: venv servers ## scanner, ingest and serving speed, each beside the 
 bench-raft: venv ## consensus of three nodes, beside the same bytes without Raft (ARGS="--megabytes 256")
 	$(PY) -m bench.raft $(ARGS)
 
+.PHONY: bench-failover
+bench-failover: venv servers ## how long a replica waits when the leader is killed, or hands over (ARGS="--rounds 20")
+	$(PY) -m bench.failover $(ARGS)
+
 .PHONY: clean
 clean: ## caches and build products (.venv and the servers stay)
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
