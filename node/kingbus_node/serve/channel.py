@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Final
 
+from kingbus_node.wire.compression import Compression
 from kingbus_node.wire.packet import PacketAssembler, frame
 
 _IOV_MAX: Final = 1024
@@ -49,6 +50,8 @@ class Channel:
         self._tls: ssl.SSLSocket | None = None
         self._timeout = timeout
         self._deadline: float | None = None
+        self._compression: Compression | None = None
+        self._inflated = b""
         self.sequence = 0
         self.sent_bytes = 0
         sock.settimeout(timeout)
@@ -104,6 +107,8 @@ class Channel:
         Raises `DisconnectedError` or `PeerTimeoutError`; then part of the data may have gone out.
         """
         self._apply_deadline()
+        if self._compression is not None:
+            buffers = self._compression.deflate(buffers)
         try:
             if self._tls is not None:
                 self._send_tls(buffers)
@@ -178,6 +183,15 @@ class Channel:
                 return payload
 
     def _recv(self, size: int) -> bytes:
+        """At least one byte, at most `size`."""
+        if self._compression is None:
+            return self._recv_plain(size)
+        while not self._inflated:
+            self._inflated = self._compression.inflate(self._recv_plain(_CHUNK))
+        data, self._inflated = self._inflated[:size], self._inflated[size:]
+        return data
+
+    def _recv_plain(self, size: int) -> bytes:
         self._apply_deadline()
         try:
             data = self._socket.recv(size)
@@ -199,7 +213,7 @@ class Channel:
                 data = self._socket.recv(_CHUNK)
                 if not data:
                     raise DisconnectedError("the client closed the connection")
-                yield data
+                yield data if self._compression is None else self._compression.inflate_aside(data)
         except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
             return
         except (OSError, ValueError) as problem:
@@ -220,6 +234,15 @@ class Channel:
         except (OSError, ValueError) as problem:
             raise DisconnectedError(f"TLS handshake failed: {problem}") from problem
         self._socket = self._tls
+
+    def start_compression(self) -> None:
+        """From here on both sides speak the compressed protocol (after the OK that ends a login)."""
+        self._compression = Compression()
+
+    def restart_pieces(self) -> None:
+        """The next piece of the compressed protocol has number 0."""
+        if self._compression is not None:
+            self._compression.number = 0
 
     def abort(self) -> None:
         """Cut the connection, from any thread: the thread that uses the channel gets `DisconnectedError`."""

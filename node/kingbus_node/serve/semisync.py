@@ -48,6 +48,7 @@ class SemiSyncOutgoing(Outgoing):
         self._left = 0  # bytes of the payload of the event that is being split anew that are still to come
         self._room = 0  # of these, how many go into the packet whose header went out last
         self._full = False  # that packet is as long as a packet can be
+        self._asked = False  # for an acknowledgement, since the last flush
         self._last: tuple[Bytes, int] | None = None  # the last event: the buffer and where in it its packet is
 
     def event(self, event: bytes) -> None:
@@ -71,6 +72,14 @@ class SemiSyncOutgoing(Outgoing):
             buffer, packet = self._last
             buffer[packet + _PREFIX_AT + 1] = _WANTED
             self._channel.sequence = 1
+            self._asked = True
+
+    def flush(self) -> bool:
+        sent = super().flush()
+        if self._asked:
+            self._asked = False
+            self._channel.restart_pieces()
+        return sent
 
     def _short(self, stored: Stored, firsts: Offsets, start: int, end: int) -> None:
         """Bytes of events that take one packet each, with the prefix, too."""

@@ -229,6 +229,8 @@ class Session:
         self._channel.set_deadline(None)
         self._server.on_login(self.facts, self._sql.database)
         self._ok()
+        if self._agreed & Capability.COMPRESS:
+            self._channel.start_compression()
 
     def _receive_response(self, offered: Capability) -> TlsRequest | HandshakeResponse:
         return parse_handshake(self._channel.recv_packet(MAX_HANDSHAKE), offered)

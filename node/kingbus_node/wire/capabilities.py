@@ -52,6 +52,7 @@ OFFERED: Final = (
     | Capability.LONG_FLAG
     | Capability.CONNECT_WITH_DB
     | Capability.NO_SCHEMA
+    | Capability.COMPRESS
     | Capability.ODBC
     | Capability.IGNORE_SPACE
     | Capability.PROTOCOL_41
@@ -68,9 +69,8 @@ OFFERED: Final = (
     | Capability.CAN_HANDLE_EXPIRED_PASSWORDS
     | Capability.DEPRECATE_EOF
 )
-"""What a node can do. Not offered because it cannot: compression (binlogs are already compressed where it pays, and it
-would cost the serving process its speed), several statements in one, local files, session tracking, multi-factor
-login."""
+"""What a node can do. Not offered because it cannot: compression with zstd, several statements in one, local files,
+session tracking, multi-factor login."""
 
 
 def offered(*, mariadb: bool, tls: bool) -> Capability:

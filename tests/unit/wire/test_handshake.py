@@ -71,7 +71,7 @@ def test_a_mysql_greeting_sets_the_first_capability_and_a_mariadb_one_does_not()
 
 
 def test_nothing_is_offered_that_a_node_cannot_do() -> None:
-    for flag in (Capability.COMPRESS, Capability.ZSTD_COMPRESSION, Capability.LOCAL_FILES, Capability.SESSION_TRACK):
+    for flag in (Capability.ZSTD_COMPRESSION, Capability.LOCAL_FILES, Capability.SESSION_TRACK):
         assert not MYSQL & flag
         assert not MARIADB & flag
 
