@@ -27,11 +27,26 @@ from kube.binaries import Binaries
 DEADLINE = 180.0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class ControlPlane:
     """An API server, and an identity that may do everything in it."""
 
     admin: Credentials
+    _command: list[str]
+    _log: Path
+    _server: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Starts the API server, and waits until it is ready."""
+        with self._log.open("ab") as output:
+            self._server = subprocess.Popen(self._command, stdout=output, stderr=subprocess.STDOUT)
+        _wait_ready(self.admin, self._server, self._log)
+
+    def stop(self) -> None:
+        """Ends it; what it knows is in etcd."""
+        if self._server is not None:
+            _end(self._server)
+            self._server = None
 
     def as_token(self, token: str) -> Credentials:
         """Another identity."""
@@ -73,26 +88,29 @@ def control_plane(binaries: Binaries, folder: Path) -> Iterator[ControlPlane]:
         certificate_data=admin_pem[0],
         key_data=admin_pem[1],
     )
-    with _process(etcd, folder / "etcd.log"), _process(apiserver, folder / "apiserver.log") as server:
-        _wait_ready(credentials, port, server, folder / "apiserver.log")
-        yield ControlPlane(credentials)
+    plane = ControlPlane(credentials, apiserver, folder / "apiserver.log")
+    with (folder / "etcd.log").open("wb") as output:
+        store = subprocess.Popen(etcd, stdout=output, stderr=subprocess.STDOUT)
+    try:
+        plane.start()
+        yield plane
+    finally:
+        plane.stop()
+        _end(store)
 
 
-@contextmanager
-def _process(command: list[str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    with log.open("wb") as output, subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT) as process:
-        try:
-            yield process
-        finally:
-            process.terminate()
-            try:
-                process.wait(20)
-            except subprocess.TimeoutExpired:
-                process.kill()
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    try:
+        process.wait(20)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
-def _wait_ready(credentials: Credentials, port: int, server: subprocess.Popen[bytes], log: Path) -> None:
+def _wait_ready(credentials: Credentials, server: subprocess.Popen[bytes], log: Path) -> None:
     context = credentials.context()
+    port = int(credentials.server.rpartition(":")[2])
     end = time.monotonic() + DEADLINE
     while True:
         try:
