@@ -280,6 +280,11 @@ class Node:
         """A binlog file as its source wrote it."""
         return download.binlog(self._log_reader, name, position)
 
+    @property
+    def log_directory(self) -> Path:
+        """Where the log is."""
+        return self._config.node.data_dir / "log"
+
     def kill_replica(self, replica_id: str) -> bool:
         """End the connection of a replica."""
         found = [replica.connection for replica in self.replicas() if replica.id == replica_id]

@@ -98,3 +98,10 @@ def test_what_cannot_be_had_is_refused_with_a_sentence(shared: Chain, tmp_path: 
         assert (done.returncode, done.stdout) == (1, "")
         assert told in done.stderr
         assert done.stderr.count("\n") == 1
+
+
+def test_a_log_is_verified_while_it_is_written(shared: Chain) -> None:
+    with shared.workload.in_background():
+        report = json.loads(kingbus(shared, "verify", "-o", "json"))
+    assert (report["damages"], report["gaps"]) == ([], "")
+    assert report["transactions"] > 0

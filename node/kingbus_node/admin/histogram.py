@@ -1,6 +1,6 @@
-"""A histogram in Prometheus' sense, fed by the hot path and read by the scrape.
+"""Histograms and totals in Prometheus' sense, fed as things happen and read by the scrape.
 
-Not prometheus_client's own, which adds a series ``_created`` to each and cannot take many observations at once.
+Not prometheus_client's own, which add a series ``_created`` to each.
 """
 
 from __future__ import annotations
@@ -45,6 +45,18 @@ class Histogram:
             so_far += count
             buckets.append((bound, so_far))
         return HistogramMetricFamily(name, text, buckets=buckets, sum_value=total)
+
+
+class Total:
+    """A sum that only grows. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.value = 0
+
+    def add(self, count: int) -> None:
+        with self._lock:
+            self.value += count
 
 
 def _printed(bound: float) -> str:

@@ -9,8 +9,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import json
 import logging
 import ssl
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from http import HTTPStatus
@@ -36,6 +39,7 @@ _LOOK_SECONDS = 5.0
 """How often the certificate files are looked at."""
 
 BINLOG = "application/octet-stream"
+LINES = "application/x-ndjson"
 
 _T = TypeVar("_T")
 _STATUS = TypeAdapter(Status)
@@ -65,6 +69,7 @@ class AdminServer:
         self._metrics = metrics
         self._token = None if settings.token_file is None else TokenFile(settings.token_file)
         self._peers: Peers
+        self._verifying = False
         self._loop: asyncio.AbstractEventLoop | None = None  # while the server answers
         self._thread = threading.Thread(target=self._run, name="admin", daemon=True)
         self._started = threading.Event()
@@ -209,6 +214,8 @@ class AdminServer:
             Route("DELETE", "/v1/replicas/{id}", "End a replica's connections", self._kill_replica, who="all"),
             Route("GET", "/v1/binlogs", "Binlog files that are served", self._binlogs, binlogs),
             Route("POST", "/v1/binlogs/purge", "Drop old binlog files", self._purge, purged, purge, who="leader"),
+            Route("POST", "/v1/verify", "Read this node's log again: JSON in lines, the last is the report",
+                  self._verify, media=LINES),
             Route("GET", "/v1/binlogs/{name}", "A binlog file, as its source wrote it", self._binlog, query=start,
                   media=BINLOG),
         ]  # fmt: skip
@@ -281,6 +288,38 @@ class AdminServer:
         await answer.prepare(request)
         while (piece := await asyncio.to_thread(_next, pieces)) is not None:
             await answer.write(piece)
+        await answer.write_eof()
+        return answer
+
+    async def _verify(self, request: web.Request) -> web.StreamResponse:
+        """In a process of its own, which ends with the request."""
+        if self._verifying:
+            return problem(HTTPStatus.CONFLICT, "this node's log is being verified already")
+        self._verifying = True
+        command = [sys.executable, "-m", "kingbus_node.store.verify", str(self._node.log_directory)]
+        try:
+            process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE, limit=1 << 20)
+            try:
+                return await self._report(request, process)
+            finally:
+                with contextlib.suppress(ProcessLookupError):
+                    process.kill()
+                await process.wait()
+        finally:
+            self._verifying = False
+
+    async def _report(self, request: web.Request, process: asyncio.subprocess.Process) -> web.StreamResponse:
+        answer = web.StreamResponse(headers={"Content-Type": LINES})
+        await answer.prepare(request)
+        output = process.stdout
+        line = b""
+        while output is not None and (following := await output.readline()):
+            line = following
+            await answer.write(line)
+        if await process.wait():
+            await answer.write(b'{"error": "the log could not be read to its end; the node\'s log says why"}\n')
+        else:
+            self._metrics.note_corruptions(len(json.loads(line)["damages"]))
         await answer.write_eof()
         return answer
 

@@ -19,7 +19,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 from prometheus_client.registry import Collector
 
-from kingbus_node.admin.histogram import Histogram
+from kingbus_node.admin.histogram import Histogram, Total
 from kingbus_node.admin.views import Counters, Node, Replica, SourceState, Status
 
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
@@ -33,7 +33,8 @@ class Metrics:
         self._version = version
         self._commit = Histogram()
         self._fsync = Histogram()
-        self._registry.register(_Fed(self._commit, self._fsync))
+        self._corruptions = Total()
+        self._registry.register(_Fed(self._commit, self._fsync, self._corruptions))
 
     def observe_commit(self, seconds: float) -> None:
         """A batch was committed ``seconds`` after it was proposed. Any thread."""
@@ -42,6 +43,10 @@ class Metrics:
     def observe_fsync(self, seconds: float) -> None:
         """One fdatasync took ``seconds``. Any thread."""
         self._fsync.observe(seconds)
+
+    def note_corruptions(self, count: int) -> None:
+        """So many damages were found in the log. Any thread."""
+        self._corruptions.add(count)
 
     def attach(self, node: Node) -> None:
         """Read everything else from ``node`` at each scrape. To be called once."""
@@ -55,15 +60,18 @@ class Metrics:
 class _Fed(Collector):
     """What is fed as things happen."""
 
-    def __init__(self, commit: Histogram, fsync: Histogram) -> None:
+    def __init__(self, commit: Histogram, fsync: Histogram, corruptions: Total) -> None:
         self._commit = commit
         self._fsync = fsync
+        self._corruptions = corruptions
 
     def collect(self) -> Iterable[Metric]:
         yield self._commit.family(
             "kingbus_raft_commit_seconds", "Time from a batch being proposed on this node to its commit."
         )
         yield self._fsync.family("kingbus_fsync_seconds", "Time that one fdatasync of the log took.")
+        text = "Damages that reading the log again (kingbus verify) has found."
+        yield CounterMetricFamily("kingbus_store_corruptions", text, value=self._corruptions.value)
 
 
 class _Snapshot(Collector):
@@ -159,7 +167,6 @@ def snapshot(status: Status, counters: Counters, version: str) -> Iterator[Metri
     yield gauge("store_free_bytes", "Free space where the log lies.", storage.free_bytes)
     yield gauge("store_capacity_bytes", "Size of the file system where the log lies.", storage.capacity_bytes)
     yield gauge("store_oldest_timestamp_seconds", "When the oldest event in the log was written.", storage.oldest)
-    yield counter("store_corruptions", "Damages found in the log.", counters.corruptions)
 
 
 def _replicas(replicas: Sequence[Replica]) -> Iterator[Metric]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal, Protocol
 
 from kingbus_node.raft.api import MemberKind
@@ -211,7 +212,6 @@ class Counters:
     source_reconnects: int = 0
     semisync_acks: int = 0
     sent_bytes: int = 0
-    corruptions: int = 0
     replica_errors: Mapping[int, int] = field(default_factory=dict)
     """Refusals sent to replicas, by MySQL error number."""
 
@@ -246,6 +246,11 @@ class Node(Protocol):
 
         Up to what is committed now. ``Refused`` at once when there is no such file, or no event begins there.
         """
+        ...
+
+    @property
+    def log_directory(self) -> Path:
+        """Where the log is, for other processes to read."""
         ...
 
     def kill_replica(self, replica_id: str) -> bool:

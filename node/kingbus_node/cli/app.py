@@ -18,6 +18,7 @@ from kingbus_node.cli.gtid import gtid
 from kingbus_node.cli.replicas import replicas
 from kingbus_node.cli.source import source
 from kingbus_node.cli.status import status
+from kingbus_node.cli.verify import verify
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
@@ -26,7 +27,7 @@ def main() -> None:
     """A binlog server: a replica to one MySQL or MariaDB source, a source to many replicas."""
 
 
-for command in (status, members, leader, source, replicas, gtid, binlogs):
+for command in (status, members, leader, source, replicas, gtid, binlogs, verify):
     main.add_command(command)
 
 

@@ -78,6 +78,15 @@ class AdminClient:
 
             yield read
 
+    def lines(self, method: str, path: str, seconds: float) -> Iterator[object]:
+        """An answer of one JSON value in a line, each as it comes; ``seconds``: how long one may take."""
+        with self._open(method, path, None, seconds) as response:
+            try:
+                for line in response:
+                    yield json.loads(line)
+            except (OSError, http.client.HTTPException) as error:
+                raise click.ClickException(f"{self.url}{path} broke off: {error}") from error
+
     def _request(
         self, method: str, path: str, body: Mapping[str, object] | None = None, seconds: float | None = None
     ) -> bytes:

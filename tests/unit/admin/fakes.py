@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from kingbus_node.admin.views import (
     Binlog,
@@ -64,6 +65,7 @@ class FakeNode:
     ready: Readiness = field(default_factory=lambda: Readiness(True))
     killed: list[str] = field(default_factory=list)
     broken: bool = False
+    log_directory: Path = Path("/nowhere")
     killable: set[str] = field(default_factory=lambda: {REPLICA.id})
 
     def status(self) -> Status:

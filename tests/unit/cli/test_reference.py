@@ -83,7 +83,7 @@ def test_every_promised_command_is_there() -> None:
     promised = """
         node; demo; status; members list; members add; members remove; leader show; leader transfer; source show;
         source set; source stop; source start; source switch; replicas list; replicas kill; gtid executed; gtid purged;
-        gtid subtract; gtid contains; binlogs list; binlogs events; binlogs purge; binlogs export
+        gtid subtract; gtid contains; binlogs list; binlogs events; binlogs purge; binlogs export; verify
     """
     there = {" ".join(path[1:]) for path, _ in commands(main, ("kingbus",))}
     assert {" ".join(name.split()) for name in promised.split(";")} <= there
