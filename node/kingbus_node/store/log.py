@@ -27,6 +27,7 @@ import numpy as np
 
 from kingbus_node.binlog.constants import Buffer
 from kingbus_node.store import durable
+from kingbus_node.store.adoption import begin_adoption, finish_adoption
 from kingbus_node.store.catalogue import CATALOGUE_NAME, Catalogue, CatalogueReader, FileInfo, files_in
 from kingbus_node.store.durable import FileHandle, fsync_directory, read_at, write_at, write_file
 from kingbus_node.store.entry import Entry, Kind, Meta, Stored, decode, parse, prepare
@@ -107,6 +108,7 @@ class Log:
         self._closed = False
         self._snapshot: LogState | None = None
         self._hard_state = read_hard_state(directory)
+        finish_adoption(directory)
         remove_leftovers(directory)
         finish_reset(directory)
         self._marks = MarkFile(directory)
@@ -633,16 +635,43 @@ class Log:
         self._watermark.publish_first(first)
         finish_reset(self._directory)
         self._watermark.publish_change()
-        self._segments.forget(first)  # an entry that was never committed may have begun a segment of that name
-        self._segments.refresh()
+        Catalogue.create(self._directory, state.file_id + 1, ())
+        self._begin_anew(first, state)
+
+    def _begin_anew(self, newest: int, state: LogState) -> None:
+        """Other files are in place: the newest segment is `newest`, the state after the last entry `state`."""
+        self._segments.forget_all()  # an entry that was never committed may have begun a segment of the same name
         self._marks = MarkFile(self._directory)
-        self._active = _open_active(self._directory, first, None)
+        self._active = _open_active(self._directory, newest, None)
         self._last_index = self._durable_index = self._commit_index = state.index
         self._state, self._tail, self._snapshot = state, state.copy(), None
         self._visible_index = state.visible_index
-        self._catalogue = Catalogue.create(self._directory, state.file_id + 1, ())
+        self._write_again, self._purge_due = False, False
+        self._due.clear()
+        self._catalogue = Catalogue(self._directory)
         self._write_mark(durably=True)
         self._watermark.publish(state.visible_index, state.index)
+
+    def adopt(self, firsts: Sequence[int], state: LogState) -> None:
+        """Puts the log in the folder ``incoming`` in the place of this one, durably: segments that begin with `firsts`,
+        `state` after the last of their entries. See `transfer.Intake.complete`.
+
+        All of it counts as committed. Readers that are at older entries get PurgedError. StoreError if this log is as
+        long: then nothing that it holds may go.
+        """
+        with self._sync_lock, self._append_lock, self._commit_lock:
+            self._check_usable()
+            if state.index < self._last_index or state.index <= self._state.index:
+                raise StoreError(f"a log that ends with entry {state.index} cannot replace one with {self._last_index}")
+            try:
+                begin_adoption(self._directory, firsts)
+                self._watermark.publish_change()
+                self._watermark.publish_first(firsts[0])
+                finish_adoption(self._directory)
+                self._watermark.publish_change()
+                self._begin_anew(firsts[-1], state.copy())
+            except OSError as error:
+                raise self._failed(error, "replacing the log") from error
 
     # Retention
 

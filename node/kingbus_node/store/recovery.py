@@ -76,7 +76,7 @@ def recover_tail(directory: Path, mark: Mark | None) -> Tail:
             if size < mark.offset:
                 raise CorruptLogError(path, size, f"it ends here, but {mark.offset} bytes of it were durable")
             start, last = mark.offset, mark.index
-    end, last, problem = _verify(file, start, last, size)
+    end, last, problem = verify_entries(file, start, last, size)
     if problem is not None:
         witness = _find_witness(file, end, last + 1, size)
         if witness is not None:
@@ -91,7 +91,7 @@ def recover_tail(directory: Path, mark: Mark | None) -> Tail:
     return Tail(newest, end, last, start == size)
 
 
-def _verify(file: FileHandle, offset: int, last: int, size: int) -> tuple[int, int, str | None]:
+def verify_entries(file: FileHandle, offset: int, last: int, size: int) -> tuple[int, int, str | None]:
     """Checks entries behind `last` from `offset` on: where the good ones end, the last of them, what is wrong there."""
     while offset < size:
         header = parse_header(read_at(file.fd, HEADER_SIZE, offset))
@@ -127,7 +127,7 @@ def _find_witness(file: FileHandle, offset: int, bad: int, size: int) -> int | N
                 and header.index - 1 - header.unsynced >= bad
             ):
                 body_end = offset + at + header.size
-                if body_end <= size and _verify(file, offset + at, header.index - 1, body_end)[2] is None:
+                if body_end <= size and verify_entries(file, offset + at, header.index - 1, body_end)[2] is None:
                     return header.index
             at = block.find(_MAGIC_BYTES, at + 1)
         if offset + len(block) >= size:
@@ -141,7 +141,7 @@ def write_again(file: FileHandle, start: int, end: int, last: int) -> None:
 
     OSError, also if the page cache does not have them any more.
     """
-    stop, _, problem = _verify(file, start, last, end)
+    stop, _, problem = verify_entries(file, start, last, end)
     if problem is not None:
         raise OSError(errno.EIO, f"lost at byte {stop} before it was durable: {problem}", str(file.path))
     _write_again(file, start, end)

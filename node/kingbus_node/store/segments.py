@@ -114,6 +114,13 @@ class Segments:
             self._opened.clear()
             self._seen_changes = changes
 
+    def forget_all(self) -> None:
+        """Other files have taken the place of those that were here."""
+        firsts = list_segments(self.directory)
+        with self._lock:
+            self._firsts = firsts
+            self._opened.clear()
+
     def refresh(self) -> None:
         """Reads the directory again."""
         firsts = list_segments(self.directory)
