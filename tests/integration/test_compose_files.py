@@ -105,7 +105,7 @@ def running(module_pool: Pool, tmp_path_factory: pytest.TempPathFactory) -> Iter
             what = f"{node} to be ready"
             wait_until(
                 lambda node=node: running.ready(node),  # type: ignore[misc]
-                90, what, interval=0.1, found=lambda node=node: (folder / f"{node}.log").read_text(),  # type: ignore[misc]
+                180, what, interval=0.1, found=lambda node=node: (folder / f"{node}.log").read_text(),  # type: ignore[misc]
             )  # fmt: skip
         yield running
 
