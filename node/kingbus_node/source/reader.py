@@ -20,7 +20,6 @@ import logging
 import socket
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -29,12 +28,13 @@ from typing import Final, Protocol
 
 from kingbus_node.config import Address, SourceSettings
 from kingbus_node.raft.api import ConsensusError, NotLeaderError
-from kingbus_node.source.batch import TARGET, Batcher, Counters, Outgoing
+from kingbus_node.source.batch import TARGET, Batcher, Counters
 from kingbus_node.source.checks import Replica, SourceFacts, gtid_position, introduce, set_connect_state
 from kingbus_node.source.connection import SourceConnection
 from kingbus_node.source.errors import Disconnected, PositionGone, Refused, SourceEnd, SourceError, Stopped
 from kingbus_node.source.framing import PORTION, Buffers, Framer
 from kingbus_node.source.link import Link, Wakeup
+from kingbus_node.source.outbox import Outbox
 from kingbus_node.source.refusals import meaning_of
 from kingbus_node.source.requests import semi_sync_ack
 from kingbus_node.source.resume import FACT_SOURCE, Plan, ReadableLog, make_plan, source_fact
@@ -164,8 +164,6 @@ class SourceReader:
         self._all_here = False
         # Inside the thread.
         self._gone: tuple[str, int] | None = None
-        self._proposed = 0
-        self._pending_acks: deque[tuple[int, str, int]] = deque()
         self._commit_index = 0
         self._buffers = Buffers()
 
@@ -377,23 +375,24 @@ class SourceReader:
             counters=self._counters,
             target=self._entry_bytes,
         )
-        self._pending_acks.clear()
-        self._proposed = self._consensus.last_index
         changes = _changes(state, facts, plan)
         self._batcher = batcher
-        try:
-            self._receive(link, framer, batcher, changes, searching=plan.connect_state is not None)
-        except SourceEnd as end:
-            self._pass_on(batcher, changes, everything=True)
-            by_position = plan.position is not None and batcher.place[1] <= plan.position
-            raise meaning_of(end, by_position=by_position) from end
-        except (Disconnected, Stopped):
-            # What came whole before the end is worth keeping: the source may not come back.
-            self._pass_on(batcher, changes, everything=True)
-            raise
+        with Outbox(self._consensus, self._notice.set) as outbox:
+            try:
+                self._receive(link, framer, batcher, outbox, changes, searching=plan.connect_state is not None)
+            except SourceEnd as end:
+                self._pass_on(batcher, outbox, changes, everything=True)
+                outbox.drain()
+                by_position = plan.position is not None and batcher.place[1] <= plan.position
+                raise meaning_of(end, by_position=by_position) from end
+            except (Disconnected, Stopped):
+                # What came whole before the end is worth keeping: the source may not come back.
+                self._pass_on(batcher, outbox, changes, everything=True)
+                outbox.drain()
+                raise
 
     def _receive(
-        self, link: Link, framer: Framer, batcher: Batcher, changes: dict[str, Json], *, searching: bool
+        self, link: Link, framer: Framer, batcher: Batcher, outbox: Outbox, changes: dict[str, Json], *, searching: bool
     ) -> None:
         """Receive for ever. Ends with an exception, always. `searching`: the source skips, and is silent meanwhile."""
         self._heard = time.monotonic()
@@ -410,9 +409,9 @@ class SourceReader:
                 if batcher.steady or (batcher.place[0] and not searching):
                     patience = self._heartbeat * MISSED_HEARTBEATS
             self._all_here = count == 0
-            idle = self._consensus.commit_index >= self._proposed
-            self._pass_on(batcher, changes, everything=idle)
-            self._acknowledge(link, batcher)
+            outbox.check()
+            self._pass_on(batcher, outbox, changes, everything=outbox.idle)
+            self._acknowledge(link, batcher, outbox)
             framer.check_end()
             if count:
                 continue
@@ -466,32 +465,24 @@ class SourceReader:
                 *batcher.place,
             )
 
-    def _pass_on(self, batcher: Batcher, changes: dict[str, Json], *, everything: bool) -> None:
+    def _pass_on(self, batcher: Batcher, outbox: Outbox, changes: dict[str, Json], *, everything: bool) -> None:
         """Propose the entries that are made. `changes`: facts to be logged before the first of them; then emptied."""
         base = batcher.take_base()
         if base is not None:
             changes[FACT_PURGED] = base.to_json()
         if not batcher.ready and not (everything and batcher.waiting):
             return
-        outgoing: Sequence[Outgoing] = batcher.collect(everything=everything)
-        entries = [item.entry for item in outgoing]
-        if not entries:
+        outgoing = batcher.collect(everything=everything)
+        if not outgoing:
             return
-        if changes:
-            entries.insert(0, Entry(Kind.STATE, meta=Meta(json=dict(changes))))
-            changes.clear()
-        last = self._proposed = self._consensus.propose(entries)
-        for ahead, item in enumerate(reversed(outgoing)):
-            if item.ack is not None:
-                self._pending_acks.append((last - ahead, *item.ack))
-                break  # acknowledging it acknowledges all before it
+        first = [Entry(Kind.STATE, meta=Meta(json=dict(changes)))] if changes else []
+        changes.clear()
+        outbox.put(first, outgoing)
 
-    def _acknowledge(self, link: Link, batcher: Batcher) -> None:
+    def _acknowledge(self, link: Link, batcher: Batcher, outbox: Outbox) -> None:
         """Acknowledge what is committed by now, or was long ago."""
         place = batcher.take_settled()
-        while self._pending_acks and self._pending_acks[0][0] <= self._commit_index:
-            _, file, position = self._pending_acks.popleft()
-            place = (file, position)
+        place = outbox.committed(self._commit_index) or place
         if place is not None:
             link.send(semi_sync_ack(*place))
             self._acks += 1
