@@ -4,6 +4,8 @@ SHELL := /bin/bash
 
 PY := .venv/bin/python
 SOURCES := $(wildcard node operator tests bench)
+# Processes that tests run in: they mostly wait for servers. 0: all in one, as a debugger likes it.
+WORKERS := 3
 
 .PHONY: help
 help: ## this text
@@ -34,8 +36,8 @@ servers: venv ## real MySQL and MariaDB servers for demo and tests, into a cache
 	$(PY) -m kingbus_node.demo.servers
 
 .PHONY: test
-test: venv servers ## every test; ARGS="tests/unit -k gtid" chooses
-	$(PY) -m pytest $(ARGS)
+test: venv servers ## every test; ARGS="tests/unit -k gtid" chooses, WORKERS=0 runs one at a time
+	$(PY) -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
 
 .PHONY: crds
 crds: venv ## crds/*.yaml again from the operator's model
