@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from decimal import Decimal
 from typing import Final
 
@@ -164,7 +165,7 @@ class SqlSession:
         label = name.encode("utf-8", "surrogateescape")
         match expression:
             case UserVariable():
-                return _user_column(label, self.facts.user_variables.get(expression.name))
+                return _user_column(label, self.facts.user_variables.get(expression.name), mariadb=self._view.mariadb)
             case SystemVariable():
                 return _variable_column(label, self.variables.read(expression.name, expression.scope))
             case Call() if expression.name.upper() == "BINLOG_GTID_POS":
@@ -176,9 +177,19 @@ class SqlSession:
                 if expression.name.upper() in _DATETIME_FUNCTIONS and isinstance(value, bytes):
                     flags = ColumnFlag.BINARY | ColumnFlag.NOT_NULL
                     return Column(label, ColumnType.DATETIME, 19, flags, 0, BINARY_CHARSET), value
-                return _literal_column(label, value, nullable=True)
+                return self._literal(label, value, nullable=True, narrow=expression.name.upper() == "CONNECTION_ID")
             case _:
-                return _literal_column(label, self._evaluate(expression))
+                value = self._evaluate(expression)
+                return self._literal(label, value, narrow=isinstance(value, int) and abs(value) < 10**9)
+
+    def _literal(
+        self, label: bytes, value: UserValue, *, nullable: bool = False, narrow: bool = False
+    ) -> tuple[Column, Value]:
+        """A constant's column; MariaDB gives small integers 32 bits."""
+        column, text = _literal_column(label, value, nullable=nullable)
+        if narrow and self._view.mariadb:
+            column = replace(column, type=ColumnType.LONG, length=11)
+        return column, text
 
     def _evaluate(self, expression: Expression) -> UserValue:
         match expression:
@@ -393,7 +404,9 @@ class SqlSession:
             text_column("Command", 64),
             integer_column("Time", 8, unsigned=False, wide=False),
             text_column("State", 120, nullable=True),
-            text_column("Info", 400, nullable=True),
+            Column(b"Info", ColumnType.LONG_BLOB, 0xFFFFFFFF, 0, 31)
+            if full
+            else text_column("Info", 400, nullable=True),
         ]
         if self._view.mariadb:
             flags = ColumnFlag.BINARY | ColumnFlag.NOT_NULL
@@ -506,7 +519,7 @@ def _text_of(value: UserValue) -> Value:
     return value if value is None or isinstance(value, bytes) else str(value).encode()
 
 
-def _user_column(label: bytes, value: UserValue) -> tuple[Column, Value]:
+def _user_column(label: bytes, value: UserValue, *, mariadb: bool) -> tuple[Column, Value]:
     """User variables have types of their own: text is a LONG_BLOB with the connection's charset (captured)."""
     text = _text_of(value)
     match value:
@@ -517,7 +530,8 @@ def _user_column(label: bytes, value: UserValue) -> tuple[Column, Value]:
         case Decimal():
             return Column(label, ColumnType.NEWDECIMAL, 67, ColumnFlag.BINARY, 30, BINARY_CHARSET), text
         case None:
-            return Column(label, ColumnType.VAR_STRING, 65532, ColumnFlag.BINARY, 31, BINARY_CHARSET), None
+            kind, length = (ColumnType.LONG_BLOB, 16777216) if mariadb else (ColumnType.VAR_STRING, 65532)
+            return Column(label, kind, length, ColumnFlag.BINARY, 31, BINARY_CHARSET), None
 
 
 def _variable_column(label: bytes, value: VariableValue) -> tuple[Column, Value]:

@@ -93,6 +93,11 @@ _MARIADB_TAIL: Final = (
     ("Replica_Transactional_Groups", "", True),
     ("Replicate_Rewrite_DB", "", False),
 )
+_NARROW: Final = frozenset(
+    ("Source_Port", "Connect_Retry", "Last_Errno", "Skip_Counter", "Last_IO_Errno", "Last_SQL_Errno",
+     "Source_Server_Id", "SQL_Delay", "SQL_Remaining_Delay", "Auto_Position", "Get_Source_public_key")
+)  # fmt: skip
+"""Numbers of 32 bits (LONG); the others have 64 (captured)."""
 _MAY_BE_NULL: Final = frozenset(("lag_seconds", "unknown"))
 
 
@@ -111,7 +116,11 @@ def replica_status(report: dict[str, str | int | None], *, mariadb: bool, source
     row: list[Value] = []
     for name, key, number in _COLUMNS + (_MARIADB_TAIL if mariadb else _MYSQL_TAIL):
         label = name if source_words and not mariadb else _old_words(name)
-        columns.append(integer_column(label, 21, nullable=key in _MAY_BE_NULL) if number else text_column(label, 4096))
+        if number:
+            wide = name not in _NARROW
+            columns.append(integer_column(label, 21 if wide else 11, wide=wide, nullable=key in _MAY_BE_NULL))
+        else:
+            columns.append(text_column(label, 4096))
         value = report.get(key)
         if value is None and key in _MAY_BE_NULL:
             row.append(None)
