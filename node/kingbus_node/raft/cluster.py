@@ -35,6 +35,7 @@ from kingbus_node.raft.api import (
     NotLeaderError,
 )
 from kingbus_node.raft.configuration import Configuration, Member, MemberRole
+from kingbus_node.raft.copying import STREAM, CopyProgress, SegmentServer
 from kingbus_node.raft.core import Raft
 from kingbus_node.raft.errors import ChangeRefusedError
 from kingbus_node.raft.hello import Hello, Purpose
@@ -141,6 +142,8 @@ class Cluster:
             tls=tls,
             patience=max(5.0, 3 * options.election_timeout),
         )
+        self._segments = SegmentServer(log, options.copy_rate)
+        self._transport.serve_streams(STREAM, self._segments.serve)
         self._loop.start(self._transport)
 
     # Proposals
@@ -470,6 +473,11 @@ class Cluster:
     def _told_members(self) -> str:
         return ", ".join(self._name_of(member.address) for member in self._raft.configuration.members)
 
+    @property
+    def copying(self) -> CopyProgress | None:
+        """How far this node is with copying the log from another one; None when it does not do so."""
+        return self._loop.copier.progress
+
     # Streams beside Raft
 
     def serve_streams(self, kind: str, handler: StreamHandler) -> None:
@@ -629,6 +637,7 @@ class Cluster:
             self._state.wait_for(
                 lambda: self._failure is not None or self._reign is None or not self._proposals, CLOSE_SECONDS
             )
+        self._segments.close()
         self._transport.close()
         self._loop.close()
         with self._state:

@@ -484,13 +484,31 @@ class Raft:
         if message.index > self.commit_index and self.storage.term_at(message.index) != message.entry_term:
             configuration = Configuration.decode(message.configuration)
             self.storage.reset(Snapshot(message.index, message.entry_term, configuration, message.state))
-            self._syncing = None if self._syncing is None else message.index
-            self.durable_index = message.index
-            self._configurations = [(message.index, configuration)]
-            self.formation.configured(configuration)
+            self._replaced(message.index, message.index, configuration)
         self._received = max(self._received, message.index)
         self._commit_to(message.index)
         self._reply(peer)
+
+    def _replaced(self, last_index: int, configured_at: int, configuration: Configuration) -> None:
+        """The storage holds another log, durably."""
+        self._syncing = None if self._syncing is None else last_index
+        self.durable_index = last_index
+        self._configurations = [(configured_at, configuration)]
+        self.formation.configured(configuration)
+
+    def adopted(self, configured_at: int, configuration: Configuration | None, now: float) -> None:
+        """The owner has put a log into the storage, durably, which was copied from a member beside Raft and holds
+        nothing but committed entries, and not fewer than the one before. This node does not lead.
+
+        :param configured_at: which entry set the members, with what it set; 0 and None if they are still the first ones
+        """
+        self._advance(now)
+        last = self.storage.last_index
+        self._replaced(last, configured_at, configuration or self.formation.founders)
+        self._received = max(self._received, last)
+        self._commit_to(last)
+        if self.leader is not None:
+            self._reply(self.leader)
 
     def _heard(self, leader: str, clock: int) -> None:
         if self.leadership is not None:

@@ -29,11 +29,12 @@ from kingbus_node.raft.messages import Entry, Kind
 from kingbus_node.raft.storage import HardState, Identity, Snapshot
 from kingbus_node.store import entry as stored_entry
 from kingbus_node.store.entry import Meta, Stored, parse, prepare
-from kingbus_node.store.errors import InvalidEntryError, PurgedError
+from kingbus_node.store.errors import InvalidEntryError, LogFullError, PurgedError
 from kingbus_node.store.index import Records, entry_sizes
 from kingbus_node.store.log import Log
 from kingbus_node.store.space import DiskSpace
 from kingbus_node.store.state import LogState
+from kingbus_node.store.transfer import Staged
 
 DEFAULT_MIN_FREE = 1 << 30
 _SHARED_READ = 4 << 20  # a bigger read is not kept for the next follower
@@ -77,6 +78,7 @@ class Journal:
         """
         self._log = log
         self._space = DiskSpace(log.directory, min_free_bytes, refused=lambda: log.refused_at)
+        self.held = False
         log.sync()
         self._commit_floor = log.commit_index
         self._identity = load_identity(log.directory)
@@ -103,13 +105,23 @@ class Journal:
 
     @property
     def writable(self) -> bool:
-        """Whether there is room: see `DiskSpace.full`."""
-        return not self._space.full
+        """Whether entries are taken: there is room (see `DiskSpace.full`), and no other log is about to take this one's
+        place.
+        """
+        return not self.held and not self._space.full
 
     @property
     def unwritable_reason(self) -> str | None:
         """For people, why it is not ``writable``; None if it is."""
-        return None if self.writable else self._space.describe()
+        if self.held:
+            return "it copies the log from another node"
+        return self._space.describe() if self._space.full else None
+
+    def check_room(self, size: int) -> None:
+        """LogFullError unless the disk has room for so many bytes more, and then some."""
+        free, least = self._space.free_bytes(), self._space.min_free_bytes
+        if free - size < least:
+            raise LogFullError(f"{size} bytes are to be copied, {free} are free, of which {least} are to stay so")
 
     def term_at(self, index: int) -> int | None:
         """See `storage.Storage.term_at`."""
@@ -141,10 +153,11 @@ class Journal:
         """See `storage.Storage.read`. Ends with a segment at the latest; views of one buffer that nobody changes.
 
         Followers that keep up are sent the same entries one after the other, so a short read is kept for the next one.
+        One that is in the middle of it gets the rest only, and from then on the two go in step.
         """
         shared = self._shared
-        if shared is not None and shared[:2] == (index, max_bytes):
-            return shared[2]
+        if shared is not None and shared[1] == max_bytes and shared[0] <= index < shared[0] + len(shared[2]):
+            return shared[2][index - shared[0] :]
         records, data = self._log.read_stored(index, self.last_index, max_bytes)
         entries = _entries(records, data)
         if len(data) <= _SHARED_READ:
@@ -246,6 +259,20 @@ class Journal:
         self._log.reset(state)
         self._commit_floor = state.index
         self._find_run()
+
+    def adopt(self, staged: Staged) -> tuple[int, Configuration | None]:
+        """Puts a log that was copied in the place of this one, durably; gives the index of the entry that set its
+        members, and those (0 and None: they are still the first ones).
+
+        :raises StoreError: this one is as long; nothing was changed
+        :raises LogFailedError: the disk failed; the node must stop
+        """
+        self._shared = None
+        state = staged.state
+        self._log.adopt(staged.firsts, state)
+        self._commit_floor = state.index
+        self._find_run()
+        return state.members_index, Configuration.decode(state.members) if state.members else None
 
     # Raft's own entries
 

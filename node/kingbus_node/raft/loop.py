@@ -21,6 +21,7 @@ from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Final, Protocol
 
+from kingbus_node.raft.copying import Copier
 from kingbus_node.raft.core import Raft
 from kingbus_node.raft.errors import ChangeRefusedError, ProtocolError, RaftError
 from kingbus_node.raft.frames import MAX_TAIL, Framed, Ping, Pong
@@ -31,7 +32,7 @@ from kingbus_node.raft.messages import Message
 from kingbus_node.raft.options import ClusterOptions
 from kingbus_node.raft.syncer import Syncer
 from kingbus_node.raft.transport import Connected, Transport
-from kingbus_node.store.errors import LogFullError
+from kingbus_node.store.errors import LogFailedError, LogFullError, StoreError
 from kingbus_node.store.log import Log
 
 logger = logging.getLogger(__name__)
@@ -124,6 +125,7 @@ class Loop:
         self._observer = observer
         self._on_sync = on_sync
         self._syncer: Syncer
+        self.copier: Copier
         self._transport: Transport
         self._selector = selectors.DefaultSelector()
         self._event = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -146,6 +148,9 @@ class Loop:
     def start(self, transport: Transport) -> None:
         """Begins."""
         self._transport = transport
+        self.copier = Copier(
+            self._log, self._journal, transport.open_stream, self.wake, behind=self._options.copy_behind
+        )
         self._syncer = Syncer(self._log, self.wake, self._on_sync)
         self._thread.start()
 
@@ -179,6 +184,7 @@ class Loop:
         self._closing = True
         self.wake()
         self._thread.join()
+        self.copier.close()
         self._syncer.close()
         self._turn_away()
         self._selector.close()
@@ -216,6 +222,8 @@ class Loop:
         while self._arrivals:
             self._adopt(self._arrivals.popleft(), now)
         self._take(ready, now)
+        if self.copier.ended:
+            self._end_copy()
         with self.lock:
             now = time.monotonic()
             if self._syncer.finished():
@@ -312,7 +320,29 @@ class Loop:
 
     def _step(self, link: Link, message: Message) -> None:
         with self.lock:
-            self.raft.step(link.address, message, time.monotonic())
+            if not self.copier.keeps(link.address, message):
+                self.raft.step(link.address, message, time.monotonic())
+
+    def _end_copy(self) -> None:
+        """A copy of the log is here, or is not to be had: then what was kept back goes to the core."""
+        staged, kept = self.copier.result()
+        with self.lock:
+            if staged is not None and self.raft.leadership is None:
+                try:
+                    members = self._journal.adopt(staged)
+                except LogFailedError:
+                    raise
+                except StoreError as error:
+                    logger.warning("the copy of the log is of no use: %s", error)
+                else:
+                    self.raft.adopted(*members, time.monotonic())
+                    return
+        if kept is not None and (link := self.links.get(kept[0])) is not None:
+            try:
+                with self.lock:
+                    self.raft.step(*kept, time.monotonic())
+            except (ProtocolError, LogFullError) as error:
+                self._drop(link, error)
 
     def _beaten(self, link: Link, beat: Ping | Pong) -> None:
         if isinstance(beat, Ping):

@@ -36,6 +36,8 @@ class ClusterOptions:
     :param append_bytes: the most that one message carries, unless a single entry is larger
     :param window_bytes: the most that is on its way to one follower: bandwidth times round trip, plus what a sync takes
     :param max_in_flight: bytes that are proposed and not committed, beyond which `propose` blocks
+    :param copy_rate: bytes in a second that a node sends of its segments to one that copies them, 0 for any number
+    :param copy_behind: a node without a log copies segments when the leader has committed that many entries at least
     :param slow_sync: seconds after which a leader whose disk does not finish a sync hands over
     """
 
@@ -51,6 +53,8 @@ class ClusterOptions:
     window_bytes: int = 32 << 20
     max_in_flight: int = DEFAULT_IN_FLIGHT
     slow_sync: float = 5.0
+    copy_rate: int = 200 << 20
+    copy_behind: int = 1000
 
     @classmethod
     def of(

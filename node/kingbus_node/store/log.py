@@ -185,6 +185,11 @@ class Log:
         return self._directory
 
     @property
+    def segment_bytes(self) -> int:
+        """How long a segment may become."""
+        return self._segment_bytes
+
+    @property
     def first_index(self) -> int:
         """The oldest entry that is still here."""
         return self._segments.oldest

@@ -168,8 +168,11 @@ def repair_indexes(segments: Segments, tail: Tail) -> None:
         newest = first == tail.first_index
         if (tail.clean or not newest) and _complete(segments.directory, first, following - first, every=newest):
             continue
-        if not newest:
-            logger.warning("%s is missing or does not fit its segment: making it again", index_path(Path(), first))
+        path = index_path(segments.directory, first)
+        if not newest and path.exists():
+            logger.warning("%s does not fit its segment: making it again", path)
+        elif not newest:
+            logger.info("making %s, which is missing", path)
         file = FileHandle(index_path(segments.directory, first), os.O_RDWR | os.O_CREAT)
         segment = segments.open(first)
         records = rebuild_index(segments, segment)
