@@ -109,6 +109,8 @@ def snapshot(status: Status, counters: Counters, version: str) -> Iterator[Metri
     yield counter("raft_leader_changes", "Leader changes seen by this node.", counters.leader_changes)
     yield gauge("raft_quorum", "1 while this node is in touch with a quorum, else 0.", status.quorum)
 
+    yield gauge("raft_suspended", "1 while this node would not lead, because of its disk say.", bool(status.suspended))
+
     connected = GaugeMetricFamily(
         "kingbus_raft_member_connected", "1 while this node is in contact with that member.", labels=["member"]
     )

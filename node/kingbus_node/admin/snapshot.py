@@ -27,7 +27,7 @@ INFO_ADMIN: Final = "admin"
 def status(
     config: Config,
     log: Log,
-    consensus: Consensus,
+    consensus: ClusterConsensus,
     members: Sequence[Member],
     source: SourceStatus,
     replicas: Sequence[Replica],
@@ -59,6 +59,7 @@ def status(
         ready=readiness.ready,
         version=__version__,
         reasons=readiness.reasons,
+        suspended=consensus.suspended,
     )
 
 

@@ -116,6 +116,7 @@ class Status:
 
     Seen by one node, but for ``source``, which the leader knows, and ``replicas``, which are those of all nodes.
     ``silent``: the nodes that were asked for theirs and gave no answer in time. ``reasons``: why not ``ready``.
+    ``suspended``: why this node would not lead (its disk is full, say), null while all is well.
     """
 
     node: str
@@ -134,6 +135,7 @@ class Status:
     version: str = ""
     reasons: Sequence[str] = ()
     silent: Sequence[str] = ()
+    suspended: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -62,12 +62,13 @@ def _view(client: AdminClient) -> RenderableType:
 def report(answer: object) -> Report:
     """``GET /v1/status`` for people."""
     made = Report()
-    source, storage = field(answer, "source"), field(answer, "storage")
+    source, storage, suspended = (field(answer, name) for name in ("source", "storage", "suspended"))
     made.pairs(
         {
             "Node": "{}, {} of term {}".format(*(text(field(answer, name)) for name in ("node", "role", "term"))),
             "Leader": text(field(answer, "leader")),
             "Ready": _ready(answer),
+            **({"Not leading": text(suspended)} if suspended else {}),
             "Log": f"committed {text(field(answer, 'commit_index'))} of {text(field(answer, 'last_index'))} entries",
             "Source": _source(source),
             "Error": text(field(source, "error")),

@@ -33,6 +33,7 @@ NOW = replace(
     silent=["node-3"],
     ready=False,
     reasons=["this node is not in touch with a quorum"],
+    suspended="its disk is full",
 )
 
 
