@@ -24,7 +24,8 @@ RUN /opt/tools/bin/pip wheel --no-deps --no-build-isolation --wheel-dir /dist . 
     && /opt/tools/bin/pip --python /opt/kingbus/bin/python install --no-compile --no-deps --no-index /dist/*.whl \
     # What dependencies bring to test themselves is a sixth of the whole.
     && find /opt/kingbus/lib -type d -name tests -prune -exec rm -rf {} + \
-    && /opt/kingbus/bin/python -m compileall -q --invalidation-mode unchecked-hash /opt/kingbus/lib
+    # All of it (-f): pip has left byte code with times in it of what it imported itself.
+    && /opt/kingbus/bin/python -m compileall -q -f --invalidation-mode unchecked-hash /opt/kingbus/lib
 
 FROM ${BASE_IMAGE}
 ARG SOURCE_DATE_EPOCH=315532800
