@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import os
 import socket
 import sys
 from datetime import UTC, datetime
@@ -104,9 +103,8 @@ def _set_up_logs(level: str, form: str) -> None:
     plain = logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
     handler.setFormatter(_Json() if form == "json" else plain)
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
-    logging.getLogger("kopf").setLevel(max(logging.INFO, logging.getLogger().level))
-    if "PYTHONASYNCIODEBUG" not in os.environ:
-        logging.getLogger("aiohttp").setLevel(logging.WARNING)
+    if level != "debug":
+        logging.getLogger("kopf").setLevel(logging.WARNING)  # it tells of every event that it hands us
 
 
 if __name__ == "__main__":

@@ -76,7 +76,7 @@ async def watch(
                 stop_flag=stop,
             )
             stop.set()  # kopf takes the process's signals for itself: that it has ended means that it was told to
+            stop.set()  # it takes the signals itself while it runs, and returns only when it was told to stop
         except Exception as error:  # noqa: BLE001 - whatever ended the watches, they are begun again
             log.warning("the watches ended (%s: %s); again in %.0f s", type(error).__name__, error, _AGAIN)
-        if not stop.is_set():
             await asyncio.sleep(_AGAIN)
