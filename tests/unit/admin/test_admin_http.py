@@ -18,7 +18,7 @@ from unit.admin.fakes import STATUS, FakeControl, FakeNode
 from kingbus_node.admin.http import AdminError, AdminServer
 from kingbus_node.admin.metrics import Metrics
 from kingbus_node.admin.views import Readiness, Refused, Source
-from kingbus_node.config import Address, AdminSettings
+from kingbus_node.config import Address, AdminSettings, AdminTls
 
 
 @dataclass(frozen=True)
@@ -37,11 +37,15 @@ class Answer:
 
 @contextmanager
 def serving(
-    node: FakeNode, token_file: Path | None = None, control: FakeControl | None = None, name: str = "node-1"
+    node: FakeNode,
+    token_file: Path | None = None,
+    control: FakeControl | None = None,
+    name: str = "node-1",
+    tls: AdminTls | None = None,
 ) -> Iterator[AdminServer]:
     metrics = Metrics("1.2.3")
     metrics.attach(node)
-    settings = AdminSettings(listen=Address("127.0.0.1", 0), token_file=token_file)
+    settings = AdminSettings(listen=Address("127.0.0.1", 0), token_file=token_file, tls=tls or AdminTls())
     server = AdminServer(settings, name, node, control, metrics)
     server.start()
     try:

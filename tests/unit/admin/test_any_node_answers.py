@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 from unit.admin.fakes import REPLICA, STATUS, FakeControl, FakeNode
-from unit.admin.test_admin_http import Answer, ask, serving
+from unit.admin.test_admin_http import Answer, ask, self_signed, serving
 
 from kingbus_node.admin.http import AdminServer
 from kingbus_node.admin.views import Member, Refused, Role, Source
+from kingbus_node.config import AdminTls
 
 NAMES = ("node-1", "node-2", "node-3")
 
@@ -167,3 +168,21 @@ def test_members_are_those_that_the_leader_sees() -> None:
         cluster.nodes["node-1"].now = replace(now, members=[replace(one, match_index=41) for one in now.members])
         answer = json.loads(cluster.ask("node-3", "/v1/members").body)
         assert [(member["name"], member["match_index"]) for member in answer] == [(name, 41) for name in NAMES]
+
+
+@pytest.mark.parametrize("trusted", [True, False])
+def test_nodes_that_speak_https_verify_one_another(trusted: bool, tmp_path: Path) -> None:
+    cert, key = self_signed(tmp_path)
+    tls = AdminTls(cert=cert, key=key, ca=cert if trusted else None)
+    control = FakeControl()
+    follows = FakeControl(leads=False, leader="node-1")
+    asked = FakeNode(replace(STATUS, node="node-2", role="follower"))
+    with (
+        serving(FakeNode(), control=control, tls=tls) as leader,
+        serving(asked, control=follows, name="node-2", tls=AdminTls(ca=tls.ca)) as follower,
+    ):
+        member = Member("node-1", "10.0.0.1:7401", "leader", None, True, 0, f"https://{leader.address}")
+        asked.now = replace(asked.now, members=[member])
+        answer = ask(follower, "/v1/source/stop", method="POST")
+    assert answer.status == (204 if trusted else 502)
+    assert control.told == ([("stop",)] if trusted else [])
