@@ -33,6 +33,7 @@ from kingbus_node.kube.leader_service import LeaderService
 from kingbus_node.leader import LeaderWork
 from kingbus_node.raft.api import ConsensusError
 from kingbus_node.raft.cluster import Cluster
+from kingbus_node.raft.floors import ReplicaFloors
 from kingbus_node.raft.keeper import RetentionKeeper, policy_of
 from kingbus_node.raft.options import ClusterOptions
 from kingbus_node.raft.tls import PeerTlsError
@@ -122,9 +123,8 @@ class Node:
         self._fence = Fence(cluster, self._log, config.raft.isolation)
         self._undo.callback(self._fence.stop)
         self._leader = LeaderWork(config, self._log, cluster)
-        self._keeper = RetentionKeeper(
-            self._log, cluster, policy_of(config.storage), replica_floors=self._replica_floors
-        )
+        floors = ReplicaFloors(cluster, self._replica_floors)
+        self._keeper = RetentionKeeper(self._log, cluster, policy_of(config.storage), replica_floors=floors)
         operations = Operations(config, self._log, cluster, self._leader, self._keeper)
         self._admin = AdminServer(config.admin, config.node.name, self, operations, self._metrics)
         self._undo.callback(self._admin.stop)
@@ -293,7 +293,7 @@ class Node:
     # What replicas ask
 
     def _replica_floors(self) -> list[int]:
-        """The oldest entries that connected replicas still need."""
+        """The oldest entries that the replicas of this node still need."""
         return [report.index for report in self._supervisor.replicas()]
 
     def _purge(self, to_file: str | None, before: float | None) -> None:

@@ -133,7 +133,10 @@ class RetentionKeeper:
             self.stats.held = False
             return NOTHING
         with self._one_at_a_time:
-            decision = decide(self._purger.survey(), self._policy, self._space.free_bytes(), self._floors())
+            segments, free_bytes = self._purger.survey(), self._space.free_bytes()
+            decision = decide(segments, self._policy, free_bytes, ())
+            if decision.cut is not None:  # only now, for other nodes are asked as well
+                decision = decide(segments, self._policy, free_bytes, self._floors())
             self.stats.held = decision.held is not None
             if decision.cut is None:
                 return decision

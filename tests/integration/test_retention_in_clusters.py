@@ -1,0 +1,100 @@
+"""Retention in a cluster: the leader decides, all nodes purge the same, and replicas of every node are spared."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from clusters.lab import Lab, Node, soon
+from unit.store.samples import Source
+
+from kingbus_node.raft import floors
+from kingbus_node.raft.floors import EVERYTHING, ReplicaFloors
+from kingbus_node.raft.hello import Hello
+from kingbus_node.raft.keeper import RetentionKeeper
+from kingbus_node.store.reader import LogReader
+from kingbus_node.store.retention import NOTHING, RetentionPolicy
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Iterator[Lab]:
+    with Lab(tmp_path, segment_bytes=32 << 10) as lab:
+        yield lab
+
+
+class Keepers:
+    """A keeper on each node, and the places of the replicas of each."""
+
+    def __init__(self, lab: Lab) -> None:
+        self.lab = lab
+        self.nodes = lab.found(3)
+        self.replicas: dict[str, list[int]] = {node.name: [] for node in self.nodes}
+        leader, source = lab.leader(), Source()
+        entries = [source.flavor(), source.file()]
+        for _ in range(8):
+            entries += [source.transaction((79, 500, 31)) for _ in range(60)]
+            entries += [source.end_of_file(), source.file()]
+        assert leader.cluster.wait_committed(leader.cluster.propose(entries), soon())
+        self.keepers = {node.name: self._keeper(node) for node in self.nodes}
+
+    def _keeper(self, node: Node) -> RetentionKeeper:
+        ask = ReplicaFloors(node.cluster, lambda: self.replicas[node.name])
+        return RetentionKeeper(node.log, node.cluster, RetentionPolicy(max_bytes=1), replica_floors=ask)
+
+    def start_of(self, file_id: int) -> int:
+        return LogReader(self.nodes[0].directory).file(file_id).start_index
+
+    def oldest_files(self) -> list[tuple[str, str]]:
+        self.lab.settle()
+        views = [LogReader(node.directory) for node in self.nodes]
+        return [(str(next(view.files()).name), str(view.purged())) for view in views]
+
+
+def test_all_nodes_purge_the_same_and_only_the_leader_decides(lab: Lab) -> None:
+    story = Keepers(lab)
+    leader = lab.leader()
+    for node in story.nodes:
+        if node is not leader:
+            assert story.keepers[node.name].run_once() == NOTHING
+    story.keepers[leader.name].run_once()
+    found = story.oldest_files()
+    assert len(set(found)) == 1
+    assert found[0][0] == "binlog.000009"
+    assert len({node.log.first_index for node in story.nodes}) == 1
+    lab.check_equal()
+
+
+def test_what_a_replica_of_any_node_needs_stays(lab: Lab) -> None:
+    story = Keepers(lab)
+    leader = lab.leader()
+    follower = next(node for node in story.nodes if node is not leader)
+    story.replicas[follower.name] = [story.start_of(5), story.start_of(4) + 3]
+    story.replicas[leader.name] = [story.start_of(7)]
+    decision = story.keepers[leader.name].run_once()
+    assert decision.held == story.start_of(4) + 3
+    found = story.oldest_files()
+    assert len(set(found)) == 1
+    assert "binlog.000001" < found[0][0] <= "binlog.000004"
+    follower.stop()  # and with it its replicas
+    assert story.keepers[leader.name].run_once().held == story.start_of(7)
+
+
+def test_a_node_that_does_not_answer_counts_as_needing_everything(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    released = threading.Event()
+    monkeypatch.setattr(floors, "_SECONDS", 1.0)
+    story = Keepers(lab)
+    leader = lab.leader()
+    follower = next(node for node in story.nodes if node is not leader)
+
+    def hang(_connection: socket.socket, _peer: Hello) -> None:
+        released.wait(60)
+
+    follower.cluster.serve_streams(floors.STREAM, hang)
+    try:
+        assert EVERYTHING in ReplicaFloors(leader.cluster, list)()
+        assert story.keepers[leader.name].run_once().cut is None
+    finally:
+        released.set()
