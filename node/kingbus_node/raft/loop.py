@@ -143,6 +143,7 @@ class Loop:
         self._looked = time.monotonic()
         self._next_beat = self._next_check = self._looked
         self._peers_of: object = None
+        self._reign: int | None = None  # the term that this node led in, in the round before
         self._thread = threading.Thread(target=self._run, name="raft", daemon=True)
 
     def start(self, transport: Transport) -> None:
@@ -234,11 +235,23 @@ class Loop:
         if now >= self._next_beat:
             self._beat(now)
         self._send(now)
+        self._tell_of_loss()
         self._commit()
         with self.lock:
             self._follow_membership()
             self._observer.changed(self.raft)
         self._observer.told()
+
+    def _tell_of_loss(self) -> None:
+        """That this node leads no more is told before anything else is committed: at an index that it had proposed,
+        that may be another leader's entry.
+        """
+        reign = self.raft.term if self.raft.is_leader else None
+        if self._reign is not None and reign != self._reign:
+            with self.lock:
+                self._observer.changed(self.raft)
+            self._observer.told()
+        self._reign = reign
 
     def _tick(self, now: float) -> None:
         try:
