@@ -20,6 +20,15 @@ class FakeNodes:
     leader: str | None = None
     term: int = 1
     endpoints: tuple[str, ...] = ("mysql-0.mysql:3306",)
+    settings: Json = field(
+        default_factory=lambda: {
+            "flavor": "auto",
+            "server_id": 100,
+            "semi_sync": True,
+            "tls": {"mode": "preferred"},
+            "start": "earliest",
+        }
+    )
     refuse_switch: str | None = None
     orders: list[str] = field(default_factory=list)
 
@@ -42,7 +51,12 @@ class FakeNodes:
             ready=pod in self.roles,
             members=tuple(MemberView(name, role, connected=True, index=7) for name, role in self.roles.items()),
             source=SourceView(
-                self.endpoints[0], "connected", None, True, 0.0, configured=self.endpoints if leads else None
+                self.endpoints[0],
+                "connected",
+                semi_sync=True,
+                lag_seconds=0.0,
+                configured=self.endpoints if leads else None,
+                settings=dict(self.settings) if leads else None,
             ),
             executed="0-1-5",
             replicas=2 if leads else 0,
@@ -67,6 +81,11 @@ class FakeNodes:
         assert self.leader is not None
         self.roles[self.leader], self.roles[to] = "follower", "leader"
         self.leader, self.term = to, self.term + 1
+
+    async def set_source(self, target: Target, changes: Json) -> None:
+        self._to_leader(target)
+        self.orders.append(f"set {sorted(changes)}")
+        self.settings |= changes
 
     async def switch_source(self, target: Target, endpoints: tuple[str, ...]) -> None:
         self._to_leader(target)

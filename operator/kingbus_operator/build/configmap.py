@@ -49,12 +49,24 @@ def configmap(inputs: Inputs) -> Json:
 def config_digest(inputs: Inputs) -> str:
     """Changes when nodes have to be restarted to see a changed configuration.
 
-    ``source.endpoints`` only seed a cluster, later the log holds them: a change of them restarts nothing.
+    Most of ``source`` only seeds a cluster, later the log holds it: a change of that restarts nothing. What names files
+    stays with the nodes.
     """
     config = node_config(inputs)
     source = config["source"]
     assert isinstance(source, dict)
-    return digest({**config, "source": {key: value for key, value in source.items() if key != "endpoints"}})
+    files = {key: value for key, value in source.items() if key.endswith("_file")}
+    tls = {key: value for key, value in source["tls"].items() if key != "mode"}
+    return digest({**config, "source": {**files, "tls": tls}})
+
+
+def source_settings(inputs: Inputs) -> Json:
+    """What of ``source`` is held by the cluster's log and may change there, as ``PUT /v1/source`` takes it."""
+    source = _source(inputs)
+    tls = source["tls"]
+    assert isinstance(tls, dict)
+    kept: Json = {key: source[key] for key in ("flavor", "server_id", "semi_sync")}
+    return {**kept, "tls": {"mode": tls["mode"]}}
 
 
 def node_config(inputs: Inputs) -> Json:
@@ -105,6 +117,8 @@ def _source(inputs: Inputs) -> Json:
         folder = f"{CONFIG_DIR}/source-tls"
         if source.tls.mode in (TlsMode.VERIFY_CA, TlsMode.VERIFY_IDENTITY):
             tls["ca"] = f"{folder}/ca.crt"
+        if inputs.source_certificate:
+            tls |= {"cert": f"{folder}/tls.crt", "key": f"{folder}/tls.key"}
     start = source.start
     return {
         "endpoints": [

@@ -61,6 +61,9 @@ class Nodes(Protocol):
     async def transfer(self, target: Target, address: str) -> None:
         """Returns when the member with this address leads."""
 
+    async def set_source(self, target: Target, changes: Json) -> None:
+        """Returns when the log holds them."""
+
     async def switch_source(self, target: Target, endpoints: tuple[str, ...]) -> None:
         """Refused when the new source lacks something."""
 
@@ -100,6 +103,9 @@ class HttpNodes:
 
     async def transfer(self, target: Target, address: str) -> None:
         await self._call(target, "POST", "/v1/leader/transfer", {"to": address})
+
+    async def set_source(self, target: Target, changes: Json) -> None:
+        await self._call(target, "PUT", "/v1/source", changes)
 
     async def switch_source(self, target: Target, endpoints: tuple[str, ...]) -> None:
         await self._call(target, "POST", "/v1/source/switch", {"endpoints": list(endpoints)})
@@ -149,7 +155,8 @@ def node_view(status: Mapping[str, object], settings: Mapping[str, object]) -> N
     replicas = status.get("replicas")
     lag = dig(status, "source", "lag_seconds")
     semi_sync = dig(status, "source", "semi_sync")
-    configured = dig(settings, "settings", "endpoints")
+    held = dig(settings, "settings")
+    configured = dig(held, "endpoints")
     reasons = status.get("reasons")
     source = SourceView(
         endpoint=_text(dig(status, "source", "endpoint")),
@@ -158,6 +165,7 @@ def node_view(status: Mapping[str, object], settings: Mapping[str, object]) -> N
         semi_sync=semi_sync if isinstance(semi_sync, bool) else None,
         lag_seconds=float(lag) if isinstance(lag, int | float) else None,
         configured=tuple(map(str, configured)) if isinstance(configured, list) else None,
+        settings=held if isinstance(held, Mapping) else None,
         missing=_text(dig(settings, "missing")),
     )
     return NodeView(

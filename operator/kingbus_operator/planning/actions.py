@@ -115,6 +115,13 @@ class SwitchSource:
     endpoints: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class SetSource:
+    """Tell the leader other settings of the source; those that the cluster's log holds."""
+
+    changes: Json
+
+
 Action = (
     Apply
     | DeleteObject
@@ -127,6 +134,7 @@ Action = (
     | ReplaceVolume
     | ExpandVolume
     | SwitchSource
+    | SetSource
 )
 
 DISRUPTIVE = (RemoveMember, TransferLeadership, RestartPod, ReplaceVolume)

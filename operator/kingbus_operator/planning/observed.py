@@ -33,6 +33,8 @@ class SourceView:
     lag_seconds: float | None = None
     configured: tuple[str, ...] | None = None
     """The addresses that the cluster's log holds; None: not known."""
+    settings: Mapping[str, object] | None = None
+    """The other settings that the log holds, as ``GET /v1/source`` shows them; None: not known."""
     missing: str | None = None
     """GTIDs that the source lacks, when it was refused for that."""
 
@@ -105,6 +107,8 @@ class Observed:
     claims: Sequence[ClaimView] = ()
     secret_problems: Sequence[SecretProblem] = ()
     api_groups: frozenset[str] = frozenset()
+    source_certificate: bool = False
+    """Whether the Secret of ``source.tls`` has tls.crt and tls.key."""
 
     @property
     def statefulset(self) -> Json | None:

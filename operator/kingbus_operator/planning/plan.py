@@ -30,6 +30,7 @@ from kingbus_operator.build.common import (
     TERM_ANNOTATION,
     Inputs,
 )
+from kingbus_operator.build.configmap import source_settings
 from kingbus_operator.build.objects import objects
 from kingbus_operator.planning.actions import (
     DISRUPTIVE,
@@ -43,6 +44,7 @@ from kingbus_operator.planning.actions import (
     RemoveMember,
     ReplaceVolume,
     RestartPod,
+    SetSource,
     SwitchSource,
     TransferLeadership,
 )
@@ -96,7 +98,7 @@ def plan(desired: Desired, observed: Observed) -> Plan:
     actions += _leader_service(desired, observed, view)
     problems: list[Problem] = []
     actions += _volumes(desired, observed, problems)
-    actions += _source(desired, view)
+    actions += _source(desired, view, source_settings(_inputs(desired, observed, pods)))
     step = next(_steps(desired, observed, view, manifests, applied), None)
     if step is not None and step.action is not None:
         actions.append(step.action)
@@ -137,6 +139,7 @@ def _inputs(desired: Desired, observed: Observed, pods: int) -> Inputs:
         admin_token=desired.admin_token,
         claim_size=str(size) if size is not None else None,
         api_groups=observed.api_groups,
+        source_certificate=observed.source_certificate,
         cluster_domain=desired.cluster_domain,
     )
 
@@ -202,9 +205,14 @@ def _volumes(desired: Desired, observed: Observed, problems: list[Problem]) -> I
         )
 
 
-def _source(desired: Desired, view: Quorum | None) -> Iterator[Action]:
+def _source(desired: Desired, view: Quorum | None, settings: Json) -> Iterator[Action]:
+    """The source's settings are in the cluster's log: the leader is told when the spec differs from that."""
     if view is None or view.node.source.configured is None:
         return
+    held = view.node.source.settings
+    changes = {key: value for key, value in settings.items() if held is not None and held.get(key) != value}
+    if changes:
+        yield SetSource(changes)
     wanted = endpoints(desired)
     if view.node.source.configured != wanted:
         yield SwitchSource(wanted)

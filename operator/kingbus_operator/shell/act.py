@@ -20,6 +20,7 @@ from kingbus_operator.planning.actions import (
     RemoveMember,
     ReplaceVolume,
     RestartPod,
+    SetSource,
     SwitchSource,
     TransferLeadership,
 )
@@ -76,6 +77,9 @@ class Actor:
                 bigger: Json = {"spec": {"resources": {"requests": {"storage": size}}}}
                 await self._api.merge_patch("PersistentVolumeClaim", namespace, claim, bigger)
                 return Note("Normal", "VolumeExpanded", f"{claim} grows to {size}")
+            case SetSource(changes):
+                await self._nodes.set_source(self._target(), changes)
+                return Note("Normal", "SourceChanged", f"other settings: {', '.join(sorted(changes))}")
             case SwitchSource(endpoints):
                 await self._nodes.switch_source(self._target(), endpoints)
                 return Note("Normal", "SourceSwitched", f"reading from {', '.join(endpoints)}")

@@ -53,10 +53,11 @@ class Sight:
 async def observe(api: Api, nodes: Nodes, cluster: Cluster, groups: frozenset[str], now: datetime) -> Sight:
     """Looks at everything at once. ApiError."""
     names, labels = Names(cluster.name, cluster.namespace), selector(cluster.name)
-    bodies, claim_bodies, problems, parts = await asyncio.gather(
+    bodies, claim_bodies, problems, certificate, parts = await asyncio.gather(
         api.list("Pod", cluster.namespace, labels),
         api.list("PersistentVolumeClaim", cluster.namespace, labels),
         _secret_problems(api, cluster, groups),
+        _source_certificate(api, cluster),
         asyncio.gather(*(_get(api, cluster.namespace, kind, name) for kind, name in _keys(cluster, groups))),
     )
     objects = {key: body for key, body in parts if body is not None}
@@ -76,6 +77,7 @@ async def observe(api: Api, nodes: Nodes, cluster: Cluster, groups: frozenset[st
         claims=await _claims(api, cluster, claim_bodies),
         secret_problems=problems,
         api_groups=groups,
+        source_certificate=certificate,
     )
     return Sight(observed, certificates, token, targets)
 
@@ -222,6 +224,12 @@ async def _secret_problems(api: Api, cluster: Cluster, groups: frozenset[str]) -
         text = "access.tls.issuerRef is set, but cert-manager is not installed: install it, or remove issuerRef"
         problems.append(SecretProblem("CertManagerMissing", text))
     return problems
+
+
+async def _source_certificate(api: Api, cluster: Cluster) -> bool:
+    ref = cluster.spec.source.tls.secret_ref
+    found = values(await api.get("Secret", cluster.namespace, ref.name)) if ref is not None else {}
+    return bool(found.get("tls.crt") and found.get("tls.key"))
 
 
 async def _check(api: Api, cluster: Cluster, what: str, name: str, keys: tuple[str, ...]) -> list[SecretProblem]:

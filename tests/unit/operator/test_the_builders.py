@@ -71,6 +71,12 @@ def test_a_node_accepts_its_configuration(changes: dict[str, object]) -> None:
     assert config.admin.token_file == Path("/etc/kingbus/admin/token")
 
 
+def test_a_certificate_for_the_source_is_shown_if_there_is_one() -> None:
+    given = inputs(source__tls={"mode": "Required", "secretRef": {"name": "mine"}})
+    assert node_config(given).source.tls.cert is None
+    assert node_config(replace(given, source_certificate=True)).source.tls.cert is not None
+
+
 def test_a_pod_that_comes_later_accepts_it_too() -> None:
     assert node_config(inputs(), "orders-4").raft.join
 
@@ -96,10 +102,12 @@ def test_no_secret_is_shown_as_it_is() -> None:
         assert "token-value" not in str(manifest)
 
 
-def test_endpoints_restart_nothing_and_other_settings_do() -> None:
+def test_what_the_log_holds_restarts_nothing_and_other_settings_do() -> None:
     before = inputs()
-    assert config_digest(inputs(source__endpoints=[{"host": "other"}])) == config_digest(before)
-    for changes in ({"source__semiSync": False}, {"storage__retention": {"maxAge": "1d"}}):
+    for name, value in (("endpoints", [{"host": "other"}]), ("semiSync", False), ("tls", {"mode": "Required"})):
+        assert config_digest(inputs(**{f"source__{name}": value})) == config_digest(before), name
+    verify = {"mode": "VerifyCA", "secretRef": {"name": "ca"}}
+    for changes in ({"source__tls": verify}, {"storage__retention": {"maxAge": "1d"}}):
         assert config_digest(inputs(**changes)) != config_digest(before), changes
 
 

@@ -15,6 +15,7 @@ from kingbus_operator.planning.actions import (
     RemoveMember,
     ReplaceVolume,
     RestartPod,
+    SetSource,
     SwitchSource,
     TransferLeadership,
 )
@@ -72,6 +73,16 @@ def test_endpoints_are_switched_without_a_restart() -> None:
     world.settle()
 
     assert world.taken(SwitchSource) == [SwitchSource(("other:3306",))]
+    assert not world.taken(RestartPod)
+
+
+def test_other_settings_of_the_source_are_told_to_the_leader_without_a_restart() -> None:
+    world = running()
+    source = world.wanted.cluster.spec.source
+    world.change(source=source.model_copy(update={"semi_sync": False, "server_id": 7}))
+    world.settle()
+
+    assert world.taken(SetSource) == [SetSource({"server_id": 7, "semi_sync": False})]
     assert not world.taken(RestartPod)
 
 

@@ -28,6 +28,7 @@ from kingbus_operator.planning.actions import (
     RemoveMember,
     ReplaceVolume,
     RestartPod,
+    SetSource,
     SwitchSource,
     TransferLeadership,
 )
@@ -95,6 +96,15 @@ class World:
     leader: str | None = None
     term: int = 0
     endpoints: tuple[str, ...] = ("db:3306",)
+    settings: Json = field(
+        default_factory=lambda: {
+            "flavor": "auto",
+            "server_id": 100,
+            "semi_sync": True,
+            "tls": {"mode": "preferred"},
+            "user": "",
+        }
+    )
     cut: set[str] = field(default_factory=set)
     """Pods that the others can't reach, although Kubernetes still calls them ready."""
     history: list[Action] = field(default_factory=list)
@@ -125,7 +135,12 @@ class World:
                 quorum=self.has_quorum if leads else self.leader is not None,
                 ready=pod.ready,
                 members=tuple(self._members()) if leads or own in self.roles else (),
-                source=SourceView("db:3306", "connected", configured=self.endpoints if leads else None),
+                source=SourceView(
+                    "db:3306",
+                    "connected",
+                    configured=self.endpoints if leads else None,
+                    settings=dict(self.settings) if leads else None,
+                ),
             )
         return PodView(
             name=own,
@@ -232,6 +247,8 @@ class World:
                 self.claims[int(claim.rpartition("-")[2])].size = size
             case SwitchSource(endpoints):
                 self.endpoints = endpoints
+            case SetSource(changes):
+                self.settings |= changes
             case DeleteObject(_, kind, own, _):
                 del self.objects[kind, own]
 
