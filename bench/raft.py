@@ -11,6 +11,7 @@ import argparse
 import json
 import os
 import platform
+import queue
 import shutil
 import socket
 import subprocess
@@ -21,6 +22,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from bench.store import make_entry
 
@@ -44,6 +46,12 @@ def processor_seconds(pid: int) -> float:
     """That a process has used so far."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def peak_memory() -> int:
+    """Bytes that this process has had in memory at most."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) << 10
 
 
 # Without Raft
@@ -173,6 +181,7 @@ def run_node(directory: Path, number: int, ports: Sequence[int]) -> None:
     """One of the three: says when it leads, and does what it is told in lines on its standard input."""
     addresses = [f"127.0.0.1:{port}" for port in ports]
     commits: list[float] = []
+    seen: dict[int, float] = {}
     log = Log.open(directory / f"node-{number}")
     listener = socket.create_server(("127.0.0.1", ports[number]))
     options = ClusterOptions(address=addresses[number], founders=tuple(addresses), priority=0, min_free_bytes=1 << 20)
@@ -183,12 +192,16 @@ def run_node(directory: Path, number: int, ports: Sequence[int]) -> None:
             print(json.dumps({"leads": number}), flush=True)
 
     cluster.add_leadership_listener(tell)
+    cluster.add_commit_listener(lambda index: seen.__setitem__(index, time.monotonic()))
     sys.setswitchinterval(0.0005)  # as a node does
     work = Work()
     for line in sys.stdin:
         order = json.loads(line)
         if order["do"] == "stop":
             break
+        if order["do"] == "tell":
+            print(json.dumps({"seen": seen, "memory": peak_memory()}), flush=True)
+            continue
         if work.number == 0 and work.position == 4:
             cluster.wait_committed(cluster.propose(work.begin()), time.monotonic() + PATIENCE)
         make = work.entries(order["size"])
@@ -225,32 +238,40 @@ class Nodes:
                     text=True,
                 )
             )
-        found = threading.Event()
-        self._leader = 0
-
-        def look(number: int) -> None:
-            output = self._runs[number].stdout
-            assert output is not None
-            if output.readline():
-                self._leader = number
-                found.set()
-
+        self._answers: list[queue.SimpleQueue[dict[str, Any]]] = [queue.SimpleQueue() for _ in self._runs]
+        self._leader = -1
+        self._led = threading.Event()
         for number in range(NODES):
-            threading.Thread(target=look, args=(number,), daemon=True).start()
-        if not found.wait(60):
+            threading.Thread(target=self._read, args=(number,), daemon=True).start()
+        if not self._led.wait(60):
             raise RuntimeError("no node leads after a minute")
+
+    def _read(self, number: int) -> None:
+        for line in self._runs[number].stdout or ():
+            answer = json.loads(line)
+            if "leads" in answer:
+                self._leader = number
+                self._led.set()
+            else:
+                self._answers[number].put(answer)
+
+    def _ask(self, number: int, order: dict[str, Any]) -> dict[str, Any]:
+        print(json.dumps(order), file=self._runs[number].stdin, flush=True)
+        return self._answers[number].get(timeout=PATIENCE)
 
     def order(self, do: str, size: int, count: int) -> tuple[float, list[float], list[float]]:
         """Seconds that it took, those of each commit, and each node's seconds of processor time, the leader's first."""
-        run = self._runs[self._leader]
-        assert run.stdin is not None
-        assert run.stdout is not None
-        print(json.dumps({"do": do, "size": size, "count": count}), file=run.stdin, flush=True)
         before = [processor_seconds(one.pid) for one in self._runs]
-        answer = json.loads(run.stdout.readline())
+        answer = self._ask(self._leader, {"do": do, "size": size, "count": count})
         spent = [processor_seconds(one.pid) - was for one, was in zip(self._runs, before, strict=True)]
         spent.insert(0, spent.pop(self._leader))
         return answer["took"], answer["commits"], spent
+
+    def tell(self) -> list[tuple[dict[int, float], int]]:
+        """When each node saw which commit (one clock for all), and its peak memory in bytes; the leader first."""
+        others = [number for number in range(NODES) if number != self._leader]
+        answers = [self._ask(number, {"do": "tell"}) for number in (self._leader, *others)]
+        return [({int(index): at for index, at in one["seen"].items()}, one["memory"]) for one in answers]
 
     def stop(self) -> None:
         """Ends them."""
@@ -289,6 +310,12 @@ def report(directory: Path, megabytes: int) -> None:
         print(f"  local fdatasync p50 {percentile(syncs, 0.5):.2f} ms, p99 {percentile(syncs, 0.99):.2f} ms")
         ratio = percentile(commits, 0.99) / percentile(syncs, 0.99)
         print(f"  ratio of p99    {ratio:8.2f}")
+        (led, _), *followed = told = nodes.tell()
+        last = max(led)
+        late = [max(0.0, seen[i] - led[i]) for seen, _ in followed for i in led if i > last - count and i in seen]
+        print(f"  followers see it p50 {percentile(late, 0.5):.2f} ms, p99 {percentile(late, 0.99):.2f} ms later")
+        peaks = ", ".join(f"{memory >> 20}" for _, memory in told)
+        print(f"\npeak memory        {peaks} MiB, the leader first")
     finally:
         nodes.stop()
 

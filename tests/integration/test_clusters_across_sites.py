@@ -16,7 +16,7 @@ ROUND_TRIPS = {("A", "B"): 0.060, ("A", "C"): 0.150, ("B", "C"): 0.150}
 class Sites:
     """A node in each; A is the one that should lead, C a witness."""
 
-    def __init__(self, lab: Lab) -> None:
+    def __init__(self, lab: Lab, election_timeout: float) -> None:
         addresses = {site: lab.network.door() for site in "ABC"}
         for (one, other), seconds in ROUND_TRIPS.items():
             for source, target in ((one, other), (other, one)):
@@ -24,7 +24,9 @@ class Sites:
         lab.network.lose(0.001, 0.3, seed=11)
         priorities = {"A": 10, "B": 5, "C": -1}
         self.nodes: dict[str, Node] = {
-            site: lab.add(address, list(addresses.values()), priority=priorities[site], election_timeout=1.0).start()
+            site: lab.add(
+                address, list(addresses.values()), priority=priorities[site], election_timeout=election_timeout
+            ).start()
             for site, address in addresses.items()
         }
 
@@ -36,7 +38,7 @@ def lab(tmp_path: Path) -> Iterator[Lab]:
 
 
 def test_three_sites_far_apart_have_one_leader_that_stays(lab: Lab) -> None:
-    sites = Sites(lab).nodes
+    sites = Sites(lab, 1.0).nodes
     first = sites["A"]
     until(lambda: first.cluster.is_leader and first.ready, "the preferred site leads")
     until(
@@ -75,7 +77,7 @@ def test_three_sites_far_apart_have_one_leader_that_stays(lab: Lab) -> None:
 
 
 def test_the_next_best_site_takes_over_and_gives_back(lab: Lab) -> None:
-    sites = Sites(lab).nodes
+    sites = Sites(lab, 0.5).nodes
     first, second = sites["A"], sites["B"]
     until(lambda: first.cluster.is_leader and first.ready, "the preferred site leads")
     lab.write("at first")

@@ -21,7 +21,7 @@ from kingbus_node.store.log import Log
 from kingbus_node.store.reader import LogReader
 
 TESTS = Path(__file__).parents[1]
-ROUNDS = 4
+ROUNDS = 3
 """Of each kind. ``KINGBUS_KILL_ROUNDS`` asks for more."""
 
 
