@@ -32,7 +32,7 @@ class Story:
     def __init__(self, lab: Lab, **options: object) -> None:
         self.lab = lab
         self.source = Source()
-        self.nodes = lab.found(3, copy_behind=10, **options)
+        self.nodes = lab.found(3, copy_behind=10, election_timeout=2.0, **options)  # no other leader on a busy machine
         self.put([self.source.flavor(), self.source.file()])
         self.files(8)
 
@@ -107,7 +107,7 @@ def test_a_new_node_joins_after_purges(lab: Lab, caplog: pytest.LogCaptureFixtur
     story = Story(lab)
     story.purge(6)
     address = lab.network.door()
-    node = lab.add(address, [node.address for node in story.nodes], copy_behind=10).start()
+    node = lab.add(address, [n.address for n in story.nodes], copy_behind=10, election_timeout=2.0).start()
     story.leader.cluster.add_member(node.name, address, deadline=soon())
     story.files(1)
     until(lambda: node.log.last_index > 0, "it has a log")

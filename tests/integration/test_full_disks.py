@@ -120,7 +120,7 @@ def test_when_all_are_full_nobody_leads_until_there_is_room(lab: Lab, room: Room
 @pytest.mark.parametrize("count", [1, 3])
 def test_a_sync_that_finds_no_room_is_made_up_for(lab: Lab, room: Room, count: int) -> None:
     """The entries were taken, and are on their way: they are durable and shown once there is room."""
-    lab.found(count)
+    lab.found(count, election_timeout=2.0)
     leader = lab.write("before")
     room.take(leader, syncs=True)
     try:

@@ -30,7 +30,7 @@ class Keepers:
 
     def __init__(self, lab: Lab) -> None:
         self.lab = lab
-        self.nodes = lab.found(3)
+        self.nodes = lab.found(3, election_timeout=2.0)  # no other leader, however busy the machine is
         self.replicas: dict[str, list[int]] = {node.name: [] for node in self.nodes}
         leader, source = lab.leader(), Source()
         entries = [source.flavor(), source.file()]
