@@ -38,13 +38,15 @@ _MARIADB_OPTIONS: Options = {"max-binlog-size": "256M", "innodb-log-file-size": 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """The best of the rounds. `bytes` and `events` of binlog; seconds each took."""
+    """The best of the rounds. `bytes` and `events` of binlog; seconds each took, and seconds of processor time."""
 
     workload: str
     bytes: int
     events: int
     ingest: float
     tool: float
+    ingest_processor: float
+    tool_processor: float
 
     @property
     def ratio(self) -> float:
@@ -55,7 +57,12 @@ class Result:
         def speed(seconds: float) -> str:
             return f"{self.bytes / 1e6 / seconds:7.0f} MB/s {self.events / 1e6 / seconds:6.2f} M events/s"
 
-        return f"{self.workload:6} {speed(self.ingest)}   mysqlbinlog --raw {speed(self.tool)}   {self.ratio:5.2f} x"
+        gigabytes = self.bytes / 1e9
+        return (
+            f"{self.workload:6} {speed(self.ingest)}   mysqlbinlog --raw {speed(self.tool)}   {self.ratio:5.2f} x\n"
+            f"       processor time {self.ingest_processor / gigabytes:.1f} s a GB, mysqlbinlog "
+            f"{self.tool_processor / gigabytes:.1f}, beside that of the server"
+        )
 
 
 def fill_small(server: Server, megabytes: int) -> None:
@@ -86,8 +93,8 @@ def fill_rows(server: Server, megabytes: int) -> None:
 WORKLOADS = {"small": fill_small, "rows": fill_rows}
 
 
-def tool_seconds(server: Server, folder: Path) -> float:
-    """Let the flavour's own tool fetch all files."""
+def tool_seconds(server: Server, folder: Path) -> tuple[float, float]:
+    """Let the flavour's own tool fetch all files: how long it took, and how much processor time."""
     command = [
         str(server.binaries.binlog), "--no-defaults", "--raw", f"--result-file={folder}/", "--host=127.0.0.1",
         f"--port={server.port}", f"--user={REPLICATION_USER}", "--to-last-log", "--read-from-remote-server",
@@ -95,13 +102,14 @@ def tool_seconds(server: Server, folder: Path) -> float:
     mysql = server.flavor is Flavor.MYSQL
     command += ["--ssl-mode=DISABLED", "--get-server-public-key"] if mysql else ["--skip-ssl"]
     environment = {**os.environ, "MYSQL_PWD": REPLICATION_PASSWORD}
-    start = time.perf_counter()
+    start, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
     subprocess.run([*command, server.binary_logs()[0]], env=environment, check=True)
-    return time.perf_counter() - start
+    took, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
+    return took, after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
 
 
-def ingest_seconds(server: Server, folder: Path, size: int) -> tuple[float, int]:
-    """Let a reader fetch all into a log; seconds until `size` bytes are committed, and how many events there were."""
+def ingest_seconds(server: Server, folder: Path, size: int) -> tuple[float, float, int]:
+    """Let a reader fetch all into a log: seconds until `size` bytes are committed, processor time, number of events."""
     password = folder / "password"
     password.write_text(REPLICATION_PASSWORD)
     settings = SourceSettings.model_validate(
@@ -116,7 +124,7 @@ def ingest_seconds(server: Server, folder: Path, size: int) -> tuple[float, int]
     node = lead_alone(log)
     reader = SourceReader(settings, log, node, Replica(4242, _UUID))
     node.add_commit_listener(reader.committed)
-    start = time.perf_counter()
+    start, processor = time.perf_counter(), time.process_time()
     reader.start()
     try:
         last = server.binary_logs()[-1]
@@ -130,7 +138,7 @@ def ingest_seconds(server: Server, folder: Path, size: int) -> tuple[float, int]
 
         wait_until(all_is_here, 600, f"{size} bytes to be ingested", interval=0.005)
         took = time.perf_counter() - start
-        return took, reader.status().events
+        return took, time.process_time() - processor, reader.status().events
     finally:
         reader.stop()
         node.close()
@@ -144,16 +152,17 @@ def measure(workload: str, release: str, megabytes: int, folder: Path) -> Result
         with Server(ensure(release), Path(work) / "server", server_id=1, options=options) as server:
             WORKLOADS[workload](server, megabytes)
             size = sum(int(str(row["File_size"])) for row in server.table("SHOW BINARY LOGS"))
-            ingest: list[float] = []
-            tool: list[float] = []
+            ingest: list[tuple[float, float]] = []
+            tool: list[tuple[float, float]] = []
             events = 0
             for _ in range(ROUNDS):
                 with tempfile.TemporaryDirectory(dir=work) as target:
                     tool.append(tool_seconds(server, Path(target)))
                 with tempfile.TemporaryDirectory(dir=work) as target:
-                    took, events = ingest_seconds(server, Path(target), size)
-                    ingest.append(took)
-    return Result(workload, size, events, min(ingest), min(tool))
+                    took, processor, events = ingest_seconds(server, Path(target), size)
+                    ingest.append((took, processor))
+    best = [min(values) for runs in (ingest, tool) for values in zip(*runs, strict=True)]
+    return Result(workload, size, events, best[0], best[2], best[1], best[3])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
