@@ -31,8 +31,9 @@ def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
 
 
 @pytest.fixture
-def namespace(plane: ControlPlane) -> Namespace:
-    """A new namespace."""
+def namespace(plane: ControlPlane) -> Iterator[Namespace]:
+    """A new namespace. Its clusters are deleted afterwards, so that no other test's operator works on them."""
     made = Namespace(plane, f"test-{next(_numbers)}")
     asyncio.run(made.create())
-    return made
+    yield made
+    asyncio.run(made.delete_clusters())

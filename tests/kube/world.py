@@ -113,6 +113,11 @@ class Namespace:
         async with Api(self.plane.admin) as api:
             await api.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": self.name}})
 
+    async def delete_clusters(self) -> None:
+        async with Api(self.plane.admin) as api:
+            for body in await api.list(KIND, self.name):
+                await api.delete(KIND, self.name, str(dig(body, "metadata", "name")), str(dig(body, "metadata", "uid")))
+
     def here(self, body: Json) -> Json:
         """The object, in this namespace."""
         return changed(body, "metadata.namespace", self.name)
