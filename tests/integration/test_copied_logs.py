@@ -13,9 +13,11 @@ from unit.store.samples import Source
 from kingbus_node.raft import copying
 from kingbus_node.raft.copying import CopyProgress, SegmentServer
 from kingbus_node.store.entry import Entry
+from kingbus_node.store.errors import StoreError
 from kingbus_node.store.reader import LogReader
 from kingbus_node.store.segment import log_path
-from kingbus_node.store.transfer import offers
+from kingbus_node.store.transfer import CopyError, offers
+from kingbus_node.store.verify import verify
 
 SEGMENT = 32 << 10
 
@@ -182,3 +184,43 @@ def test_a_small_log_is_not_copied(lab: Lab, caplog: pytest.LogCaptureFixture) -
         lab.write(f"entry {number}")
     lab.check_equal()
     assert "copying the log" not in caplog.text
+
+
+def test_a_damaged_segment_is_mended_by_a_copy_from_a_peer(lab: Lab) -> None:
+    """What `kingbus verify --repair` does: readers go on, with the right bytes."""
+    story = Story(lab)
+    lab.settle()
+    node = story.follower()
+    reader = LogReader(node.directory)
+    offer = offers(node.log)[2]
+    path = log_path(node.directory, offer.first_index)
+    good = path.read_bytes()
+    bad = bytearray(good)
+    bad[len(bad) // 2] ^= 1
+    with path.open("r+b") as file:
+        file.write(bad)
+    damages = verify(node.directory).damages
+    assert [damage.file for damage in damages] == [path.name]
+    for other in story.nodes:
+        if other is not node:  # one that is damaged itself is of no use
+            theirs = log_path(other.directory, offer.first_index)
+            with theirs.open("r+b") as file:
+                file.write(bad)
+            break
+    assert node.cluster.mend(offer.first_index) in {one.name for one in story.nodes if one is not other}
+    assert verify(node.directory).damages == []
+    assert not (node.directory / "mending").exists()
+    cursor = reader.cursor(offer.first_index)
+    while cursor.next_index <= offer.last_index:
+        assert cursor.read(1 << 20) is not None
+    node.log.read(offer.last_index)
+    with pytest.raises(StoreError, match="no segment that is sealed"):
+        node.cluster.mend(offer.first_index + 1)
+    with path.open("r+b") as file:
+        file.write(bad)
+    for one in story.nodes:
+        if one is not node:
+            one.stop()
+    until(lambda: not any(m.reachable for m in node.cluster.members() if m.address != node.address), "alone")
+    with pytest.raises(CopyError, match="no other member is connected"):
+        node.cluster.mend(offer.first_index)

@@ -35,9 +35,9 @@ from kingbus_node.raft.api import (
     NotLeaderError,
 )
 from kingbus_node.raft.configuration import Configuration, Member, MemberRole
-from kingbus_node.raft.copying import STREAM, CopyProgress, SegmentServer
+from kingbus_node.raft.copying import STREAM, CopyProgress, SegmentServer, mend
 from kingbus_node.raft.core import Raft
-from kingbus_node.raft.errors import ChangeRefusedError
+from kingbus_node.raft.errors import ChangeRefusedError, RaftError
 from kingbus_node.raft.hello import Hello, Purpose
 from kingbus_node.raft.journal import Draft, Journal
 from kingbus_node.raft.loop import Loop
@@ -50,6 +50,7 @@ from kingbus_node.store.entry import Entry
 from kingbus_node.store.errors import InvalidEntryError, StoreError
 from kingbus_node.store.log import Log
 from kingbus_node.store.state import FACT_CLUSTER_UUID
+from kingbus_node.store.transfer import CopyError
 
 logger = logging.getLogger(__name__)
 
@@ -477,6 +478,25 @@ class Cluster:
     def copying(self) -> CopyProgress | None:
         """How far this node is with copying the log from another one; None when it does not do so."""
         return self._loop.copier.progress
+
+    def mend(self, first_index: int) -> str:
+        """Puts a copy from another member in the place of a damaged segment, sealed and committed, that begins with
+        that entry; gives the member's name. Waits; not from a listener.
+
+        CopyError if nobody has one; StoreError if there is no such segment here.
+        """
+        problems = []
+        for member in self.members():
+            if member.address == self.address or not member.reachable:
+                continue
+            try:
+                mend(self._log, first_index, member.address, self.open_stream)
+            except (CopyError, OSError, RaftError) as error:
+                problems.append(f"{member.name}: {error}")
+            else:
+                self._journal.forget_reads()
+                return member.name
+        raise CopyError(f"nobody has an intact copy: {'; '.join(problems) or 'no other member is connected'}")
 
     # Streams beside Raft
 

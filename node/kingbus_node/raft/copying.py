@@ -21,7 +21,7 @@ import shutil
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import BinaryIO, Final
@@ -34,7 +34,7 @@ from kingbus_node.store.adoption import INCOMING
 from kingbus_node.store.entry import Json
 from kingbus_node.store.errors import StoreError
 from kingbus_node.store.log import Log
-from kingbus_node.store.transfer import CopyError, Intake, SegmentOffer, SegmentReader, Staged, offers
+from kingbus_node.store.transfer import MENDING, CopyError, Intake, SegmentOffer, SegmentReader, Staged, offers
 
 logger = logging.getLogger(__name__)
 
@@ -120,6 +120,57 @@ class SegmentServer:
                     throttle.spent(len(data))
             case _:
                 raise ProtocolError(f"a copy asks for {str(request)[:100]!r}")
+
+
+def mend(log: Log, first_index: int, peer: str, open_stream: OpenStream) -> None:
+    """Fetches a damaged segment from a peer, and puts the copy in its place. Waits; any thread but the loop's.
+
+    :raises CopyError: the peer has no such segment, or it did not arrive whole
+    :raises OSError: the peer cannot be reached, or the disk failed
+    :raises RaftError: the peer refuses
+    :raises StoreError: the segment is not sealed yet: entries of it may come from anywhere
+    """
+    mine = next((offer for offer in offers(log) if offer.first_index == first_index), None)
+    if mine is None:
+        raise StoreError(f"no segment that is sealed and committed begins with entry {first_index}")
+    with (
+        open_stream(peer, STREAM, time.monotonic() + _REACH_SECONDS) as connection,
+        connection.makefile("rb") as answers,
+    ):
+        connection.settimeout(_IDLE_SECONDS)
+        if mine not in _offered(connection, answers, peer):
+            raise CopyError(f"{peer} has no segment of entries {mine.first_index} to {mine.last_index}")
+        intake = Intake(log.directory, [mine], MENDING)
+        while (needed := intake.next()) is not None:
+            for _ in _read(connection, answers, intake, *needed):
+                pass
+        intake.mend(log)
+
+
+def _offered(connection: socket.socket, answers: BinaryIO, peer: str) -> list[SegmentOffer]:
+    _send(connection, {"op": "list"})
+    listed = _receive(answers)
+    if not isinstance(listed, list):
+        raise ProtocolError(f"{peer} answers {str(listed)[:100]!r}, expected a list of segments")
+    return [SegmentOffer.from_json(offer) for offer in listed]
+
+
+def _read(
+    connection: socket.socket, answers: BinaryIO, intake: Intake, offer: SegmentOffer, offset: int
+) -> Iterator[int]:
+    """Takes a segment from `offset` on; gives the bytes of each step."""
+    _send(connection, {"op": "read", "first": offer.first_index, "offset": offset})
+    left = _receive(answers)
+    if left != offer.size - offset:
+        raise CopyError(f"segment {offer.first_index} has {left} bytes from {offset} on, not as was offered")
+    while offset < offer.size:
+        data = answers.read(min(_BLOCK, offer.size - offset))
+        if not data:
+            raise CopyError(f"the connection ended inside segment {offer.first_index}")
+        intake.write(offer, offset, data)
+        offset += len(data)
+        yield len(data)
+    intake.finish(offer)
 
 
 class Copier:
@@ -215,11 +266,7 @@ class Copier:
             connection.makefile("rb") as answers,
         ):
             connection.settimeout(_IDLE_SECONDS)
-            _send(connection, {"op": "list"})
-            listed = _receive(answers)
-            if not isinstance(listed, list):
-                raise ProtocolError(f"{peer} answers {str(listed)[:100]!r}, expected a list of segments")
-            wanted = [SegmentOffer.from_json(offer) for offer in listed]
+            wanted = _offered(connection, answers, peer)
             if not wanted or wanted[-1].last_index <= self._log.last_index:
                 shutil.rmtree(self._log.directory / INCOMING, ignore_errors=True)
                 return None
@@ -230,25 +277,14 @@ class Copier:
         self._journal.check_room(total - done)
         begun, before, told = time.monotonic(), done, time.monotonic()
         while (needed := intake.next()) is not None:
-            offer, offset = needed
-            _send(connection, {"op": "read", "first": offer.first_index, "offset": offset})
-            left = _receive(answers)
-            if left != offer.size - offset:
-                raise CopyError(f"segment {offer.first_index} has {left} bytes from {offset} on, not as was offered")
-            while offset < offer.size:
+            for count in _read(connection, answers, intake, *needed):
                 if self._stopping.is_set():
                     return None
-                data = answers.read(min(_BLOCK, offer.size - offset))
-                if not data:
-                    raise CopyError(f"the connection ended inside segment {offer.first_index}")
-                intake.write(offer, offset, data)
-                offset += len(data)
-                done += len(data)
+                done += count
                 self._progress = CopyProgress(peer, done, total)
                 if time.monotonic() - told > 5:
                     told = time.monotonic()
                     logger.info("copied %d of %d MiB of the log", done >> 20, total >> 20)
-            intake.finish(offer)
         staged = intake.complete(self._log.segment_bytes)
         seconds = time.monotonic() - begun
         logger.info("copied %d bytes of the log from %s in %.1f s", done - before, peer, seconds)

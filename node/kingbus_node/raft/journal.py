@@ -177,6 +177,10 @@ class Journal:
             index += len(records)
         return found
 
+    def forget_reads(self) -> None:
+        """What was read and kept may have been damaged, and has been mended. Any thread."""
+        self._shared = None
+
     # Writing
 
     def append(self, entries: Sequence[Entry]) -> None:

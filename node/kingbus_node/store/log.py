@@ -678,6 +678,30 @@ class Log:
             except OSError as error:
                 raise self._failed(error, "replacing the log") from error
 
+    def replace_segment(self, first_index: int, copy: Path) -> None:
+        """Puts an intact copy, which is durable, in the place of a damaged segment that is sealed and committed.
+
+        Readers open it anew. StoreError if there is no such segment, or if it is not the same.
+        """
+        with self._append_lock, self._commit_lock:
+            self._check_usable()
+            following = self._segments.after(first_index) if first_index in self._segments.firsts else None
+            if following is None or following - 1 > self._commit_index:
+                raise StoreError(f"no segment that is sealed and committed begins with entry {first_index}")
+            path = log_path(self._directory, first_index)
+            if copy.stat().st_size != path.stat().st_size:
+                raise StoreError(f"{path} is not as long as its copy: it holds other entries")
+            try:
+                self._watermark.publish_change()
+                copy.replace(path)
+                fsync_directory(self._directory)
+            except OSError as error:
+                raise self._failed(error, "mending the log") from error
+            finally:
+                self._watermark.publish_change()
+            self._segments.forget_all()
+            logger.warning("%s was damaged: a copy has taken its place", path)
+
     # Retention
 
     def purge_entry(self, file_id: int) -> Entry:

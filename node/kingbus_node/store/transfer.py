@@ -29,6 +29,8 @@ from kingbus_node.store.segment import list_segments, log_path, read_header
 from kingbus_node.store.segments import Segments, state_of
 from kingbus_node.store.state import LogState
 
+MENDING = "mending"
+"""The folder for segments that take the place of damaged ones."""
 _PART = ".part"
 
 
@@ -96,12 +98,14 @@ class Staged:
 class Intake:
     """The receiving side, for one thread: takes what was offered, segment by segment."""
 
-    def __init__(self, log_directory: Path, wanted: Sequence[SegmentOffer]) -> None:
-        """What an earlier attempt left is kept where it is of use. OSError; CopyError if the offers have a gap."""
+    def __init__(self, log_directory: Path, wanted: Sequence[SegmentOffer], folder: str = INCOMING) -> None:
+        """What an earlier attempt left in the folder is kept where it is of use. OSError; CopyError if the offers have
+        a gap.
+        """
         for one, following in pairwise(wanted):
             if following.first_index != one.last_index + 1:
                 raise CopyError(f"entry {one.last_index + 1} is in no segment that was offered")
-        self._directory = log_directory / INCOMING
+        self._directory = log_directory / folder
         self._wanted = {offer.first_index: offer for offer in wanted}
         self._part: FileHandle | None = None
         self._directory.mkdir(exist_ok=True)
@@ -165,6 +169,12 @@ class Intake:
             raise CopyError(
                 f"{problem or 'it ends'} at byte {end} of {offer.size}, behind entry {last} of {offer.last_index}"
             )
+
+    def mend(self, log: Log) -> None:
+        """All segments are here: each takes the place of the log's own. StoreError, OSError."""
+        for first in list_segments(self._directory):
+            log.replace_segment(first, log_path(self._directory, first))
+        shutil.rmtree(self._directory)
 
     def complete(self, segment_bytes: int) -> Staged:
         """All segments are here: makes a log of them. CopyError, with everything removed, if they are none; OSError."""
