@@ -8,13 +8,11 @@ processes of a node use meanwhile, from proc(5).
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import statistics
 import sys
 import tempfile
 import time
-import urllib.request
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
@@ -94,15 +92,8 @@ class Failover:
 
 
 def hand_over(leader: NodeProcess) -> None:
-    """POST /v1/leader/transfer."""
-    request = urllib.request.Request(
-        f"http://127.0.0.1:{leader.admin_port}/v1/leader/transfer",
-        data=json.dumps({}).encode(),
-        headers={"Content-Type": "application/json"},
-        method="POST",
-    )
-    with urllib.request.urlopen(request, timeout=_PATIENCE):
-        return
+    """To whom the leader chooses."""
+    leader.order("POST", "/v1/leader/transfer", {})
 
 
 def main() -> None:

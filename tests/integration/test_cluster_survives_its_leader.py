@@ -11,6 +11,7 @@ from servers.ensemble import Ensemble
 from servers.fixtures import Pool
 
 from kingbus_node.demo.instance import Server
+from kingbus_node.demo.node_process import NodeProcess
 from kingbus_node.demo.replication import FilePosition, Upstream, replicate, status
 from kingbus_node.demo.servers import Flavor
 
@@ -88,6 +89,26 @@ def test_the_leader_is_told_to_end(shared: Ensemble, replicas: list[Server]) -> 
         shared.workload.random_transactions(seed=1, count=20)
         leader.start()
     shared.converge(*replicas)
+
+
+def test_leadership_is_handed_over_and_replicas_notice_nothing(shared: Ensemble, replicas: list[Server]) -> None:
+    shared.converge(*replicas)
+    connected = [connections(node) for node in shared.cluster.nodes]
+    assert all(connected)
+    leader = shared.leader
+    with shared.workload.in_background():
+        leader.order("POST", "/v1/leader/transfer", {})
+        shared.cluster.wait_leader(other_than=leader)
+        shared.workload.random_transactions(seed=1, count=20)
+    shared.converge(*replicas)
+    assert [connections(node) for node in shared.cluster.nodes] == connected
+
+
+def connections(node: NodeProcess) -> list[object]:
+    """The ids of the connections on which replicas read from a node."""
+    replicas = node.status(local=True)["replicas"]
+    assert isinstance(replicas, list)
+    return sorted(replica["connection"] for replica in replicas)
 
 
 def test_a_replica_moves_from_node_to_node_in_the_middle_of_its_work(shared: Ensemble, replicas: list[Server]) -> None:

@@ -120,7 +120,7 @@ class NodeProcess:
             result[section] = result.get(section, {}) | dict(values)
         return result
 
-    def start(self, timeout: float = 30.0, *, ready: bool = True) -> Self:
+    def start(self, timeout: float = 90.0, *, ready: bool = True) -> Self:
         """Start; wait until the node serves committed data, or with ``ready=False`` until it answers at all."""
         self.launch()
         try:
@@ -168,6 +168,17 @@ class NodeProcess:
             raise NodeFailed(f"{self!r}: /v1/status is not an object")
         return value
 
+    def order(self, method: str, path: str, body: Mapping[str, object] | None = None) -> None:
+        """Tell the node to do something, by its admin API. ``OSError`` when it refuses or does not answer."""
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{self.admin_port}{path}",
+            data=None if body is None else json.dumps(body).encode(),
+            headers={"Content-Type": "application/json"},
+            method=method,
+        )
+        with urllib.request.urlopen(request, timeout=60):
+            return
+
     def executed(self) -> str:
         """The GTID set that the node says it holds, in one line. ``OSError`` when the node does not answer."""
         gtid = self.status(local=True)["gtid"]
@@ -185,7 +196,7 @@ class NodeProcess:
         """SIGCONT for all of it."""
         os.killpg(self.pid, signal.SIGCONT)
 
-    def stop(self, timeout: float = 20.0, number: signal.Signals = signal.SIGTERM) -> None:
+    def stop(self, timeout: float = 60.0, number: signal.Signals = signal.SIGTERM) -> None:
         """Send the signal, and ``NodeFailed`` unless the node ends with code 0 in time."""
         process = self._process
         if process is None:

@@ -44,7 +44,7 @@ _SERVERS = {"mysql": "mysql-9.7", "mariadb": "mariadb-10.11"}
 _CHECK_SECONDS = 12.0
 _WATCH_SECONDS = 60.0
 _REFRESH_SECONDS = 0.25
-_START_SECONDS = 30.0
+_START_SECONDS = 90.0
 _INTERRUPTED = 130
 
 Failures = (ServerMissing, PackageError, ServerFailed, NodeFailed, ReplicationBroken, Timeout, pymysql.MySQLError)
@@ -119,7 +119,7 @@ class _Demo:
             self._flow(until=self._seconds * 0.65)
             killed.launch()
             self._flow(until=self._seconds * 0.65 + _START_SECONDS, stop_when=killed.is_ready)
-            killed.start(timeout=1)  # which fails if it is still not ready
+            killed.start(_START_SECONDS)  # which fails if it is still not ready
             view.event(f"{killed.name} is back and serves what it missed", "bold green")
             self._flow(until=max(self._seconds, self._workload.elapsed + self._seconds * 0.1))
         self._workload.stop()
