@@ -8,6 +8,9 @@ from kingbus_operator.api.types import Cluster, Json, Reclaim
 from kingbus_operator.planning.observed import dig
 from kube.world import Namespace, changed, plain
 
+UUID = "3E11FA47-71CA-11E1-9E33-C80AA9429562"
+SOURCE: Json = {"endpoints": [{"host": "a"}], "credentialsSecretRef": {"name": "b"}}
+
 CREATION: list[tuple[str, object, str]] = [
     ("spec.replicas", 2, "replicas must be 1, 3, 5 or 7"),
     ("spec.replicas", 9, "replicas must be 1, 3, 5 or 7"),
@@ -19,6 +22,14 @@ CREATION: list[tuple[str, object, str]] = [
     ("spec.source.tls", {"mode": "Disabled", "secretRef": {"name": "a"}}, "choose another mode, or remove secretRef"),
     ("spec.source.start", {"from": "GtidSet"}, "from GtidSet needs gtidSet"),
     ("spec.source.start", {"from": "Current", "gtidSet": "0-1-5"}, "gtidSet needs from GtidSet"),
+    ("spec.source.start", {"from": "GtidSet", "gtidSet": "everything"}, "is no GTID set"),
+    (
+        "spec.source",
+        {**SOURCE, "flavor": "MariaDB", "start": {"from": "GtidSet", "gtidSet": f"{UUID}:1-5"}},
+        "is not of source.flavor",
+    ),
+    ("spec.storage.retention", {"maxBytes": "100Mi"}, "set at least 256Mi"),
+    ("spec.storage.retention", {"maxAge": "0d"}, "set for example 7d"),
     ("spec.source.serverId", 101, "source.serverId and access.serverId must differ"),
     ("spec.access.tls", {"secretRef": {"name": "a"}, "issuerRef": {"name": "b"}}, "exclude each other"),
     ("spec.storage.retention", {"maxBytes": "50Gi"}, "storage.retention.maxBytes must be less than storage.size"),
@@ -128,6 +139,13 @@ def test_what_may_change_can_be_changed(namespace: Namespace, path: str, value: 
     made = namespace.update(changed(plain(), path, value))
 
     assert dig(made, "metadata", "generation") == 2
+
+
+@pytest.mark.parametrize(
+    "gtids", [f"{UUID}:1-5", f"{UUID}:1-5:7,\n{UUID}:tag:1-3", UUID.replace("-", "") + ":1", "0-1-5", "0-1-5, 1-2-7"]
+)
+def test_every_form_of_a_gtid_set_is_taken(namespace: Namespace, gtids: str) -> None:
+    namespace.post(changed(plain(), "spec.source.start", {"from": "GtidSet", "gtidSet": gtids}))
 
 
 def test_kubectl_scale_works_and_obeys_the_rules(namespace: Namespace) -> None:

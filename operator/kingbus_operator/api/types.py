@@ -22,6 +22,12 @@ SIZE_PATTERN = r"^[0-9]+(\.[0-9]+)?(Ki|Mi|Gi|Ti|Pi|k|M|G|T|P)?$"
 DURATION_PATTERN = r"^([0-9]+(s|m|h|d|w))+$"
 HOST_PATTERN = r"^([a-zA-Z0-9_]([-a-zA-Z0-9_.]*[a-zA-Z0-9_])?\.?|[0-9a-fA-F]*:[0-9a-fA-F.]*:[0-9a-fA-F:.]*)$"
 
+_UUID = "[0-9a-fA-F]{8}-?([0-9a-fA-F]{4}-?){3}[0-9a-fA-F]{12}"
+_GTIDS = rf"{_UUID}(\s*:\s*([a-zA-Z_][a-zA-Z0-9_]{{0,31}}|[0-9]+(\s*-\s*[0-9]+)?))+"
+_POSITION = "[0-9]+-[0-9]+-[0-9]+"
+START_PATTERN = rf"^\s*({_GTIDS}(\s*,\s*{_GTIDS})*|{_POSITION}(\s*,\s*{_POSITION})*)\s*$"
+"""A GTID set as MySQL prints it, tags included, or a MariaDB position."""
+
 Size = Annotated[str, Field(pattern=SIZE_PATTERN, max_length=24)]
 Duration = Annotated[str, Field(pattern=DURATION_PATTERN, max_length=24)]
 Strings = Annotated[dict[str, str], Field(max_length=64)]
@@ -122,6 +128,11 @@ class Start(Model):
             "from GtidSet needs gtidSet, and gtidSet needs from GtidSet: set both, or only from Earliest or Current",
             "gtidSet",
         ),
+        Rule(
+            f"!has(self.gtidSet) || self.gtidSet.matches(r'{START_PATTERN}')",
+            "start.gtidSet is no GTID set: write it as MySQL prints it (uuid:1-5,...), or a position such as 0-1-5",
+            "gtidSet",
+        ),
     )
 
     from_: StartFrom = Field(
@@ -157,6 +168,12 @@ class Source(Model):
             "self.endpoints.all(e, self.endpoints.exists_one(o, o.host == e.host && o.port == e.port))",
             "source.endpoints names the same host and port twice: remove one of them",
             "endpoints",
+        ),
+        Rule(
+            "!has(self.start.gtidSet) || self.flavor == 'Auto' || "
+            "(self.flavor == 'MySQL') == self.start.gtidSet.contains(':')",
+            "source.start.gtidSet is not of source.flavor: write uuid:1-5 for MySQL, 0-1-5 for MariaDB",
+            "start",
         ),
         Rule(
             "self.start == oldSelf.start",
@@ -235,6 +252,19 @@ class Access(Model):
 
 class Retention(Model):
     """When old binlogs go."""
+
+    RULES = (
+        Rule(
+            "!has(self.maxAge) || self.maxAge.matches('[1-9]')",
+            "storage.retention.maxAge is no time at all: set for example 7d, or leave it out",
+            "maxAge",
+        ),
+        Rule(
+            "!has(self.maxBytes) || !quantity(self.maxBytes).isLessThan(quantity('256Mi'))",
+            "storage.retention.maxBytes is less than two segments of the log: set at least 256Mi",
+            "maxBytes",
+        ),
+    )
 
     max_age: Duration | None = Field(
         default="7d", description="Older binlogs go: a number with s, m, h, d or w, such as 7d."
