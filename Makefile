@@ -57,6 +57,11 @@ test-clients: venv servers ## every client and replica, those too that have to b
 compatibility: venv servers ## docs/compatibility.md again, from a run of all clients and replicas
 	$(PY) -m pytest tests/clients --all-clients --timeout=900 --compatibility docs/compatibility.md $(ARGS)
 
+.PHONY: test-pods
+test-pods: venv servers ## the deployed operator with real nodes as pods, on a real kube-apiserver (root only)
+	PYTHONPATH=tests $(PY) -m kube.binaries
+	$(PY) -m pytest tests/kube/check_real_pods.py --timeout=1800 $(ARGS)
+
 .PHONY: manifests
 manifests: venv ## the manifests that are copies or renderings of others (scripts/manifests)
 	PYTHONPATH=tests $(PY) -c 'from tools.helm import ensure; ensure()'

@@ -13,6 +13,7 @@ import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -107,12 +108,13 @@ class Running:
             return 0
 
 
-@pytest.fixture
-def operator(account: Credentials, tmp_path: Path) -> Iterator[Running]:
+@contextmanager
+def started(account: Credentials, folder: Path) -> Iterator[Running]:
     """Started as the Deployment starts it, but for the port and the way to the API server."""
-    port, log = ReservedPort(), tmp_path / "operator.log"
-    (tmp_path / "ca.crt").write_text(account.ca_data or "")
-    (tmp_path / "kubeconfig").write_text(
+    port, log = ReservedPort(), folder / "operator.log"
+    folder.mkdir(exist_ok=True)
+    (folder / "ca.crt").write_text(account.ca_data or "")
+    (folder / "kubeconfig").write_text(
         yaml.safe_dump(
             {
                 "clusters": [
@@ -130,7 +132,7 @@ def operator(account: Credentials, tmp_path: Path) -> Iterator[Running]:
     environment |= given | {
         "POD_NAME": "operator-0",
         "POD_NAMESPACE": SYSTEM,
-        "KUBECONFIG": str(tmp_path / "kubeconfig"),
+        "KUBECONFIG": str(folder / "kubeconfig"),
     }
     environment["KINGBUS_OPERATOR_PORT"] = str(port.number)
     arguments = container["args"]
@@ -144,6 +146,13 @@ def operator(account: Credentials, tmp_path: Path) -> Iterator[Running]:
     finally:
         process.kill()
         process.wait()
+
+
+@pytest.fixture
+def operator(account: Credentials, tmp_path: Path) -> Iterator[Running]:
+    """For one test."""
+    with started(account, tmp_path / "operator") as running:
+        yield running
 
 
 def test_the_deployed_operator_makes_a_cluster_with_the_rights_that_it_has(
