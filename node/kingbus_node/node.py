@@ -18,6 +18,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from http import HTTPStatus
 from pathlib import Path
 from types import FrameType
 
@@ -26,7 +27,7 @@ from kingbus_node.admin import download, snapshot
 from kingbus_node.admin.http import AdminError, AdminServer
 from kingbus_node.admin.metrics import Metrics
 from kingbus_node.admin.operations import Operations
-from kingbus_node.admin.views import Binlog, Counters, Readiness, Replica, Status
+from kingbus_node.admin.views import Binlog, Counters, Mended, Readiness, Refused, Replica, Status
 from kingbus_node.config import Config, ConfigError, load
 from kingbus_node.fence import Fence
 from kingbus_node.kube.leader_service import LeaderService
@@ -44,6 +45,7 @@ from kingbus_node.serve.users import UsersError
 from kingbus_node.store.errors import StoreError
 from kingbus_node.store.log import Log
 from kingbus_node.store.reader import LogReader
+from kingbus_node.store.transfer import CopyError
 
 logger = logging.getLogger(__name__)
 
@@ -289,6 +291,15 @@ class Node:
         """End the connection of a replica."""
         found = [replica.connection for replica in self.replicas() if replica.id == replica_id]
         return sum(self._supervisor.kill(connection) for connection in found) > 0
+
+    def mend(self, segment: str) -> Mended:
+        """Put a copy from another member in the place of a damaged segment of the log."""
+        try:
+            return Mended(segment, self._cluster.mend(int(Path(segment).stem)))
+        except CopyError as error:
+            raise Refused(HTTPStatus.CONFLICT, str(error)) from error
+        except StoreError as error:
+            raise Refused(HTTPStatus.NOT_FOUND, str(error)) from error
 
     # What replicas ask
 

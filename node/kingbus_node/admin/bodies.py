@@ -76,6 +76,12 @@ class PurgeOrder(_Body):
     before: float | None = Field(default=None, description="Unix time: files with nothing newer go")
 
 
+class MendOrder(_Body):
+    """Which file of the log is to be fetched again."""
+
+    segment: str = Field(pattern=r"^\d{20}\.log$", description="the name of a segment's file, as a report names it")
+
+
 async def read_body(request: web.Request, model: type[_BodyT]) -> _BodyT:
     """The request's body as `model`. ``Refused`` with 400, 415 or 422 when it is something else."""
     if request.content_type != "application/json":

@@ -29,7 +29,18 @@ from kingbus_node.admin.metrics import CONTENT_TYPE, Metrics
 from kingbus_node.admin.openapi import REFERENCE, Route, document
 from kingbus_node.admin.peers import HOP, Peers, put_together
 from kingbus_node.admin.problems import Handler, problem, problems
-from kingbus_node.admin.views import Binlog, Control, Member, Node, Purged, Refused, Replica, SourceDetails, Status
+from kingbus_node.admin.views import (
+    Binlog,
+    Control,
+    Member,
+    Mended,
+    Node,
+    Purged,
+    Refused,
+    Replica,
+    SourceDetails,
+    Status,
+)
 from kingbus_node.config import Address, AdminSettings
 from kingbus_node.raft.api import NotLeaderError
 
@@ -48,6 +59,7 @@ _REPLICAS = TypeAdapter(list[Replica])
 _BINLOGS = TypeAdapter(list[Binlog])
 _SOURCE = TypeAdapter(SourceDetails)
 _PURGED = TypeAdapter(Purged)
+_MENDED = TypeAdapter(Mended)
 _LOCAL = {"local": "true: only what this node knows, without asking the others"}
 
 
@@ -153,6 +165,8 @@ class AdminServer:
                 continue
             try:
                 if settings.cert is not None:
+                    # Tried elsewhere first: a certificate without its key would leave the context without either.
+                    ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(settings.cert, settings.key)
                     tls.load_cert_chain(settings.cert, settings.key)
                 if peer_tls is not None and settings.ca is not None:
                     peer_tls.load_verify_locations(settings.ca)
@@ -177,14 +191,21 @@ class AdminServer:
 
     def routes(self) -> list[Route]:
         """All that is served."""
-        adapters = (_STATUS, _MEMBERS, _REPLICAS, _BINLOGS, _SOURCE, _PURGED)
-        status, members, replicas, binlogs, source, purged = (
+        adapters = (_STATUS, _MEMBERS, _REPLICAS, _BINLOGS, _SOURCE, _PURGED, _MENDED)
+        status, members, replicas, binlogs, source, purged, mended = (
             adapter.json_schema(ref_template=REFERENCE) for adapter in adapters
         )
 
-        new_member, changes, switch, transfer, purge = (
+        new_member, changes, switch, transfer, purge, mend = (
             model.model_json_schema(ref_template=REFERENCE)
-            for model in (bodies.NewMember, bodies.SourceChanges, bodies.Switch, bodies.Transfer, bodies.PurgeOrder)
+            for model in (
+                bodies.NewMember,
+                bodies.SourceChanges,
+                bodies.Switch,
+                bodies.Transfer,
+                bodies.PurgeOrder,
+                bodies.MendOrder,
+            )
         )
         new_leader: dict[str, object] = {"type": "object", "properties": {"leader": {"type": "string"}}}
         anything: dict[str, object] = {"type": "object"}
@@ -216,6 +237,8 @@ class AdminServer:
             Route("POST", "/v1/binlogs/purge", "Drop old binlog files", self._purge, purged, purge, who="leader"),
             Route("POST", "/v1/verify", "Read this node's log again: JSON in lines, the last is the report",
                   self._verify, media=LINES),
+            Route("POST", "/v1/verify/mend", "Fetch a damaged segment of this node's log from another node",
+                  self._mend, mended, mend),
             Route("GET", "/v1/binlogs/{name}", "A binlog file, as its source wrote it", self._binlog, query=start,
                   media=BINLOG),
         ]  # fmt: skip
@@ -290,6 +313,10 @@ class AdminServer:
             await answer.write(piece)
         await answer.write_eof()
         return answer
+
+    async def _mend(self, request: web.Request) -> web.StreamResponse:
+        order = await bodies.read_body(request, bodies.MendOrder)
+        return _json(_MENDED.dump_json(await asyncio.to_thread(self._node.mend, order.segment)))
 
     async def _verify(self, request: web.Request) -> web.StreamResponse:
         """In a process of its own, which ends with the request."""

@@ -218,6 +218,14 @@ class Counters:
     """Refusals sent to replicas, by MySQL error number."""
 
 
+@dataclass(frozen=True, slots=True)
+class Mended:
+    """A damaged segment of the log was fetched again. ``source``: the node that the copy came from."""
+
+    segment: str
+    source: str
+
+
 class Refused(Exception):
     """An order that is not carried out, for a reason that the caller should read.
 
@@ -257,6 +265,10 @@ class Node(Protocol):
 
     def kill_replica(self, replica_id: str) -> bool:
         """End the connections of a replica. False: there is none of that id."""
+        ...
+
+    def mend(self, segment: str) -> Mended:
+        """Put a copy from another member in the place of a damaged segment, by the name of its file. ``Refused``."""
         ...
 
 

@@ -13,15 +13,31 @@ _LINE_SECONDS = 600.0  # a line comes with every 32 MiB
 
 
 @click.command()
+@click.option("--repair", is_flag=True, help="Fetch damaged segments from another node, and read the log once more.")
 @output_option
 @asks_a_node
 @click.pass_context
-def verify(context: click.Context, client: AdminClient, form: Format) -> None:
+def verify(context: click.Context, client: AdminClient, form: Format, repair: bool) -> None:
     """Read the whole log of the node that is asked again.
 
     Checks every stored checksum, that entries follow one another, and that no GTID is there twice; tells what is
-    missing between GTIDs (the source may lack it as well). The node goes on serving. Exits with 1 for any damage.
+    missing between GTIDs (the source may lack it as well). The node goes on serving. Exits with 1 for any damage that
+    is left.
     """
+    report = _read(client)
+    damaged = sorted({text(field(damage, "file")) for damage in items(field(report, "damages"))})
+    if repair and damaged:
+        for segment in damaged:
+            answer = client.send("POST", "/v1/verify/mend", {"segment": segment}, _LINE_SECONDS)
+            click.echo(f"{segment}: fetched from {text(field(answer, 'source'))}", err=True)
+        report = _read(client)
+    show(report, form, _report)
+    if items(field(report, "damages")):
+        context.exit(1)
+
+
+def _read(client: AdminClient) -> object:
+    """The report of a node that has read its log."""
     report: object = None
     console = Console(stderr=True)
     columns = (BarColumn(), DownloadColumn(binary_units=True), TransferSpeedColumn(), TimeRemainingColumn())
@@ -36,9 +52,7 @@ def verify(context: click.Context, client: AdminClient, form: Format) -> None:
     error = field(report, "error")
     if report is None or error is not None:
         raise click.ClickException(f"{client.url}: {text(error) if error else 'the answer broke off'}")
-    show(report, form, _report)
-    if items(field(report, "damages")):
-        context.exit(1)
+    return report
 
 
 def _report(answer: object) -> Report:

@@ -11,6 +11,7 @@ from kingbus_node.admin.views import (
     Counters,
     Gtid,
     Member,
+    Mended,
     Purged,
     Readiness,
     Refused,
@@ -66,6 +67,8 @@ class FakeNode:
     killed: list[str] = field(default_factory=list)
     broken: bool = False
     log_directory: Path = Path("/nowhere")
+    mendable: set[str] = field(default_factory=set)
+    mended: list[str] = field(default_factory=list)
     killable: set[str] = field(default_factory=lambda: {REPLICA.id})
 
     def status(self) -> Status:
@@ -86,6 +89,12 @@ class FakeNode:
         if name != "binlog.000001":
             raise Refused(404, f"there is no binlog file {name!r}")
         return iter([b"\xfebin", str(position).encode()])
+
+    def mend(self, segment: str) -> Mended:
+        if segment not in self.mendable:
+            raise Refused(409, "nobody has an intact copy: no other member is connected")
+        self.mended.append(segment)
+        return Mended(segment, "node-2")
 
     def kill_replica(self, replica_id: str) -> bool:
         self.killed.append(replica_id)

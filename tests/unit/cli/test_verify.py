@@ -46,6 +46,17 @@ def test_a_damaged_log_is_told_counted_and_exit_code_1(tmp_path: Path) -> None:
         with urllib.request.urlopen(f"http://{server.address}/metrics", timeout=10) as response:
             assert "\nkingbus_store_corruptions_total 2.0\n" in response.read().decode()
 
+        code, out, err = run("--repair")
+        assert (code, out) == (1, "")
+        assert "nobody has an intact copy" in err
+        node.mendable = {path.name}
+        code, out, err = run("--repair")
+        assert (code, err, node.mended) == (1, f"{path.name}: fetched from node-2\n", [path.name])
+        content[-1] ^= 1
+        path.write_bytes(content)
+        assert run("--repair")[::2] == (0, "")
+        assert node.mended == [path.name]
+
         node.log_directory = tmp_path / "gone"
         code, out, err = run()
         assert (code, out) == (1, "")
