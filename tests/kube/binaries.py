@@ -108,7 +108,9 @@ def _build_apiserver(cache: Path) -> None:
         )
     module = cache / KUBERNETES / "module"
     module.mkdir(parents=True, exist_ok=True)
-    proxy = _run([go, "env", "GOPROXY"], module).strip().split(",")[0].split("|")[0] or "https://proxy.golang.org"
+    proxy = _run([go, "env", "GOPROXY"], module).strip().split(",")[0].split("|")[0]
+    if not proxy.startswith("http"):
+        raise BinariesError(f"no kube-apiserver: expected a module proxy in `go env GOPROXY`, found {proxy!r}")
     _say(f"writing a module that requires k8s.io/kubernetes v{KUBERNETES}")
     with urllib.request.urlopen(f"{proxy}/k8s.io/kubernetes/@v/v{KUBERNETES}.mod", timeout=60) as answer:
         upstream = answer.read().decode()
