@@ -13,9 +13,10 @@ import socket
 import ssl
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
+from kingbus_node.serve.attempts import Attempts
 from kingbus_node.serve.channel import Channel, DisconnectedError, PeerTimeoutError
 from kingbus_node.serve.facts import SessionFacts
 from kingbus_node.serve.keys import RsaPair
@@ -95,6 +96,7 @@ class Server:
     dump: Callable[[DumpRequest, SessionFacts, Channel], None]
     timeouts: Timeouts
     on_login: Callable[[SessionFacts, str | None], None]
+    attempts: Attempts = field(default_factory=Attempts)
 
 
 class _QuitError(Exception):
@@ -153,6 +155,8 @@ class Session:
             told = self._tell(self._timeout_error())
         except MySQLError as problem:
             level = logging.INFO if isinstance(problem, ProtocolError) or not self.facts.dumping else logging.WARNING
+            if problem.code == ErrorCode.ACCESS_DENIED:
+                level = logging.DEBUG  # it was logged, or left out, where it was found
             _log.log(level, "connection %d from %s refused: %s", self.facts.connection_id, self._peer, problem)
             told = self._tell(problem)
         except Exception:  # noqa: BLE001
@@ -254,13 +258,20 @@ class Session:
             step = login.proceed(self._channel.recv_packet(MAX_HANDSHAKE))
         if step.outcome is Outcome.ACCEPTED:
             self.facts.user = user
+            self._server.attempts.succeeded(self.facts.host)
             return
         if step.outcome is Outcome.UNSUPPORTED:
             raise error(
                 ErrorCode.NOT_SUPPORTED_AUTH_MODE,
                 "Client does not support authentication protocol requested by server; consider upgrading MySQL client",
             )
-        raise access_denied(user, self.facts.host, using_password=login.using_password)
+        refusal = access_denied(user, self.facts.host, using_password=login.using_password)
+        verdict = self._server.attempts.failed(self.facts.host)
+        if verdict.log:
+            more = f" ({verdict.unlogged} more from there were not logged)" if verdict.unlogged else ""
+            _log.warning("connection %d: %s%s", self.facts.connection_id, refusal.message, more)
+        time.sleep(verdict.delay)  # the answer to a guess is worth waiting for; only this connection's thread waits
+        raise refusal
 
     # -- commands
 

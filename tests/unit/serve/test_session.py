@@ -94,6 +94,15 @@ def test_an_empty_password_works_where_it_is_set(server: TestServer, default_aut
     assert refusal(lambda: server.connect("empty", "x"))[0] == 1045
 
 
+def test_wrong_passwords_are_logged_once_in_a_while(server: TestServer, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO):
+        for _ in range(4):
+            refusal(lambda: server.connect("repl", "wrong"))
+    said = [record for record in caplog.records if "Access denied" in record.getMessage()]
+    assert [record.levelno for record in said] == [logging.WARNING]
+    assert "wrong" not in caplog.text
+
+
 def test_nothing_secret_is_logged(server: TestServer, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.DEBUG):
         server.connect("repl").close()
