@@ -110,6 +110,7 @@ def test_it_reads_over_tls(reader: str, release: str, chains: Chains, tmp_path: 
     works(str(program), "TLS", source_name(chain))
 
 
+@pytest.mark.thorough
 @every_reader
 @pytest.mark.parametrize(
     ("release", "kind"),

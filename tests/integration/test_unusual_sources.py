@@ -57,8 +57,8 @@ def test_a_node_is_the_source_of_another_node(chain: Chain) -> None:
     assert_files_equal(second)
 
 
-def test_a_replica_that_wants_semi_sync_replicates_without(pool: Pool, flavor: Flavor) -> None:
-    """A node acknowledges to its source; toward replicas it is asynchronous, and says so."""
+def test_a_replica_that_wants_semi_sync_gets_it(pool: Pool, flavor: Flavor) -> None:
+    """It may acknowledge what it has; nothing waits for it, for what it gets is committed already."""
     options: dict[Flavor, Options] = {
         Flavor.MYSQL: {"plugin-load-add": "semisync_replica.so", "loose-rpl-semi-sync-replica-enabled": "ON"},
         Flavor.MARIADB: {"rpl-semi-sync-slave-enabled": "ON"},
