@@ -24,7 +24,7 @@ _LIMIT = "compatibility: limit"
 _PAGE = """\
 # Compatibility
 
-Made by `make compatibility` from a run of the tests, in which each client below read from a node whose source was the
+Made by `make compatibility` from runs of the tests, in which each client below read from a node whose source was the
 server named, and ended up with the source's rows and GTIDs; do not edit. The programs are in `tests/clients/`.
 
 | client | mode | source |
