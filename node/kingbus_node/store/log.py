@@ -548,8 +548,11 @@ class Log:
             self._catalogue.put(info)
 
     def _mark_cancelled(self, first: int, last: int, position: int) -> None:
-        """Marks index records as cancelled, in all the segments that entries `first` to `last` are in."""
-        index = first
+        """Marks index records as cancelled, in all the segments that entries `first` to `last` are in.
+
+        A log that was copied after a purge may hold the CANCEL and not all of what it cancels.
+        """
+        index = max(first, self._segments.oldest)
         while index <= last:
             segment = self._segments.open(self._segments.containing(index))
             following = self._segments.after(segment.first_index)

@@ -238,6 +238,31 @@ def test_a_kill_at_any_system_call_of_an_adoption_leaves_one_log_or_the_other(
     origin.close()
 
 
+def test_a_copy_may_begin_with_the_end_of_a_cancelled_transaction(tmp_path: Path) -> None:
+    origin, source = started(tmp_path / "origin", segment_bytes=4096)
+    position, number = source.position, source.number
+    parts = 1
+    write(origin, source.fragment(first=True))
+    while len(list_segments(origin.directory)) == 1:
+        write(origin, source.fragment((700,)))
+        parts += 1
+    write(origin, CANCEL)
+    source.position, source.number = position, number
+    write(origin, source.end_of_file(), source.file())
+    write(origin, origin.purge_entry(2))
+    while len(offers(origin)) == 0:
+        write(origin, source.transaction())
+    assert parts > 1
+    assert origin.first_index > 1
+    log = Log.open(tmp_path / "new", segment_bytes=4096)
+    staged = copy(origin, tmp_path / "new")
+    log.adopt(staged.firsts, staged.state)
+    same_segments(origin, log)
+    assert log.state == origin.state_at(log.last_index)
+    log.close()
+    origin.close()
+
+
 @pytest.mark.fuzz
 @examples(10)
 @given(st.data())
