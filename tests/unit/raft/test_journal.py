@@ -9,12 +9,14 @@ import threading
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from random import Random
 
 import pytest
+from unit.store.kills import ends_before_kill
 from unit.store.samples import CANCEL, NOOP, Source, executed, write
-from unit.store.test_recovery import CALLS, Killed, abandon
+from unit.store.test_recovery import abandon
 
 from kingbus_node.raft.configuration import Configuration
 from kingbus_node.raft.core import Raft
@@ -393,26 +395,8 @@ def test_a_kill_at_any_system_call_loses_nothing_that_was_promised(
         shutil.copytree(base.directory, directory)
         log = Log.open(directory)
         journal = Journal(log)
-        identity, left = journal.identity(), killed_at
-
-        def counted(real: Callable[..., object]) -> Callable[..., object]:
-            def call(*arguments: object, **options: object) -> object:
-                nonlocal left
-                left -= 1
-                if left < 0:
-                    raise Killed
-                return real(*arguments, **options)
-
-            return call
-
-        with monkeypatch.context() as patch:
-            for name in CALLS:
-                patch.setattr(os, name, counted(getattr(os, name)))
-            try:
-                run(journal)
-                finished = True
-            except Killed:
-                pass
+        identity = journal.identity()
+        finished = ends_before_kill(partial(run, journal), killed_at, monkeypatch)
         abandon(log)
         log = Log.open(directory)
         journal = Journal(log)

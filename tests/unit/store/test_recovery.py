@@ -10,12 +10,14 @@ import signal
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from unit.store.kills import ends_before_kill
 from unit.store.samples import CANCEL, NOOP, Source, examples, executed, started, write
 
 from kingbus_node.store import catalogue as catalogue_module
@@ -522,13 +524,6 @@ def test_opening_reads_payloads_only_behind_the_last_known_good_point(
     log.close()
 
 
-class Killed(BaseException):
-    """Stands for kill -9 at one system call: whatever was done before stays."""
-
-
-CALLS = ("pwritev", "fdatasync", "fsync", "ftruncate", "open", "unlink", "rename")
-
-
 @pytest.mark.parametrize("scenario", ["append", "roll", "cancel", "truncate", "purge"])
 def test_a_kill_at_any_system_call_leaves_what_was_synced(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scenario: str
@@ -554,26 +549,7 @@ def test_a_kill_at_any_system_call_leaves_what_was_synced(
         directory = tmp_path / str(killed_at)
         log, source = started(directory, transactions=5)
         durable_before = [bytes(log.read(index).payload) for index in range(1, 8)]
-        left = killed_at
-
-        def counted(real: Callable[..., object]) -> Callable[..., object]:
-            def call(*arguments: object, **options: object) -> object:
-                nonlocal left
-                left -= 1
-                if left < 0:
-                    raise Killed
-                return real(*arguments, **options)
-
-            return call
-
-        with monkeypatch.context() as patch:
-            for name in CALLS:
-                patch.setattr(os, name, counted(getattr(os, name)))
-            try:
-                run(log, source)
-                finished = True
-            except Killed:
-                finished = False
+        finished = ends_before_kill(partial(run, log, source), killed_at, monkeypatch)
         abandon(log)
         log = Log.open(directory)
         assert log.last_index >= 7

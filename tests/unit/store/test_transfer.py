@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from unit.store.kills import ends_before_kill
 from unit.store.samples import CANCEL, NOOP, Source, examples, executed, started, write
-from unit.store.test_recovery import CALLS, Killed, abandon, scratch, served
+from unit.store.test_recovery import abandon, scratch, served
 
 from kingbus_node.store.errors import PurgedError, StoreError
 from kingbus_node.store.log import Log
@@ -201,26 +201,8 @@ def test_a_kill_at_any_system_call_of_an_adoption_leaves_one_log_or_the_other(
         before = log.state.copy()
         staged = copy(origin, directory)
         adopted = staged.state
-        left = number
-
-        def counted(real: Callable[..., object]) -> Callable[..., object]:
-            def call(*args: object, **options: object) -> object:
-                nonlocal left
-                if left == 0:
-                    raise Killed
-                left -= 1
-                return real(*args, **options)
-
-            return call
-
-        with monkeypatch.context() as patched:
-            for name in (*CALLS, "replace"):
-                patched.setattr(os, name, counted(getattr(os, name)))
-            try:
-                log.adopt(staged.firsts, staged.state)
-                finished += 1
-            except Killed:
-                pass
+        adopt = partial(log.adopt, staged.firsts, staged.state)
+        finished += ends_before_kill(adopt, number, monkeypatch, also=("replace",))
         abandon(log)
         log = Log.open(directory, segment_bytes=4096)
         log.commit(log.last_index)
