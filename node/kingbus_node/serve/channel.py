@@ -187,7 +187,7 @@ class Channel:
         if self._compression is None:
             return self._recv_plain(size)
         while not self._inflated:
-            self._inflated = self._compression.inflate(self._recv_plain(_CHUNK))
+            self._inflated = self._compression.inflate() or self._compression.inflate(self._recv_plain(_CHUNK))
         data, self._inflated = self._inflated[:size], self._inflated[size:]
         return data
 
@@ -213,7 +213,13 @@ class Channel:
                 data = self._socket.recv(_CHUNK)
                 if not data:
                     raise DisconnectedError("the client closed the connection")
-                yield data if self._compression is None else self._compression.inflate_aside(data)
+                if self._compression is None:
+                    yield data
+                    continue
+                piece = self._compression.inflate_aside(data)
+                while piece:
+                    yield piece
+                    piece = self._compression.inflate_aside()
         except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
             return
         except (OSError, ValueError) as problem:
@@ -235,9 +241,9 @@ class Channel:
             raise DisconnectedError(f"TLS handshake failed: {problem}") from problem
         self._socket = self._tls
 
-    def start_compression(self) -> None:
+    def start_compression(self, compression: Compression) -> None:
         """From here on both sides speak the compressed protocol (after the OK that ends a login)."""
-        self._compression = Compression()
+        self._compression = compression
 
     def restart_pieces(self) -> None:
         """The next piece of the compressed protocol has number 0."""

@@ -37,6 +37,7 @@ from kingbus_node.wire.commands import (
     parse_register_slave,
     parse_set_option,
 )
+from kingbus_node.wire.compression import Compression
 from kingbus_node.wire.errors import (
     ErrorCode,
     MySQLError,
@@ -234,7 +235,7 @@ class Session:
         self._server.on_login(self.facts, self._sql.database)
         self._ok()
         if self._agreed & Capability.COMPRESS:
-            self._channel.start_compression()
+            self._channel.start_compression(Compression())
 
     def _receive_response(self, offered: Capability) -> TlsRequest | HandshakeResponse:
         return parse_handshake(self._channel.recv_packet(MAX_HANDSHAKE), offered)
