@@ -1,6 +1,6 @@
 """CRC32 of events: made for one, verified for thousands in one pass.
 
-Every event ends in the CRC32 (zlib's polynomial, little endian) of the bytes before it. Calling `zlib.crc32` for each
+Every event ends in the CRC32 (zlib's polynomial, little endian) of the bytes before it. Calling `crc32` for each
 event of a block costs more than the checksums themselves, so a block is verified with a single call, which rests on two
 properties of the CRC register (the value before the final inversion):
 
@@ -15,9 +15,6 @@ by chance only (1 in 2**32, what any CRC32 misses). Then the culprit is looked f
 
 from __future__ import annotations
 
-import zlib
-from collections.abc import Sequence
-from functools import lru_cache
 from itertools import pairwise
 from typing import Final
 
@@ -26,9 +23,10 @@ import numpy.typing as npt
 
 from kingbus_node.binlog.constants import CHECKSUM_LENGTH, HEADER_LENGTH, MAX_PACKET, Buffer
 from kingbus_node.binlog.scan import CONTINUATION, EVENT_AT, OFFSET_MASK, PACKET_HEADER, Offsets, packet_lengths
+from kingbus_node.util.crc import crc32
 
 CORRECT: Final = 0x2144DF1C
-"""`zlib.crc32` of any bytes followed by their own CRC32, little endian. (Inverted: the residue, 0xdebb20e3.)"""
+"""`crc32` of any bytes followed by their own CRC32, little endian. (Inverted: the residue, 0xdebb20e3.)"""
 
 _START: Final = 0xFFFFFFFF
 _RESIDUE: Final = CORRECT ^ _START
@@ -38,7 +36,7 @@ def _bytes_to_start(register: int) -> bytes:
     """The four bytes that take the CRC register from `register` to its start value (solved over GF(2))."""
 
     def step(data: bytes) -> int:
-        return zlib.crc32(data, register ^ _START) ^ _START
+        return crc32(data, register ^ _START) ^ _START
 
     zero = step(bytes(4))
     basis: dict[int, tuple[int, int]] = {}
@@ -61,87 +59,21 @@ def _bytes_to_start(register: int) -> bytes:
 
 def _bridge() -> bytes:
     """Five bytes (the first is 0) that take the register from the residue to the start value."""
-    return b"\0" + _bytes_to_start(zlib.crc32(b"\0", CORRECT) ^ _START)
+    return b"\0" + _bytes_to_start(crc32(b"\0", CORRECT) ^ _START)
 
 
 BRIDGE: Final = _bridge()
 _BRIDGE_ROW: Final = np.frombuffer(BRIDGE, dtype="V5")
 
 
-def crc32(event: Buffer) -> int:
-    """The CRC32 that belongs at the end of `event`, which is given without it."""
-    return zlib.crc32(event)
-
-
 def with_checksum(event: Buffer) -> bytes:
     """`event`, given without a checksum but with a size field that counts it, followed by its CRC32."""
-    return bytes(event) + zlib.crc32(event).to_bytes(CHECKSUM_LENGTH, "little")
+    return bytes(event) + crc32(event).to_bytes(CHECKSUM_LENGTH, "little")
 
 
 def is_correct(event: Buffer) -> bool:
     """Whether `event` ends in its own CRC32."""
-    return len(event) >= HEADER_LENGTH + CHECKSUM_LENGTH and zlib.crc32(event) == CORRECT
-
-
-_POLYNOMIAL: Final = 0xEDB88320
-"""That of CRC-32, bits reversed: as a polynomial over GF(2), the highest bit is x**0."""
-_BIG: Final = 64 << 10
-"""Packets below are summed up faster by reading them."""
-
-
-def _times(a: int, b: int) -> int:
-    """The product of two polynomials modulo CRC-32's."""
-    bit, product = 1 << 31, 0
-    while a:
-        if a & bit:
-            product ^= b
-            a ^= bit
-        bit >>= 1
-        b = b >> 1 ^ _POLYNOMIAL if b & 1 else b >> 1
-    return product
-
-
-def _squares() -> tuple[int, ...]:
-    powers = [1 << 23]  # x**8: one byte
-    for _ in range(47):
-        powers.append(_times(powers[-1], powers[-1]))
-    return tuple(powers)
-
-
-_BYTES: Final = _squares()
-"""x**(8 * 2**k): what 2**k bytes multiply a CRC by."""
-
-
-@lru_cache(maxsize=4096)
-def _bytes_on(count: int) -> int:
-    """What `count` bytes multiply a CRC by."""
-    product = 1 << 31  # x**0
-    for power in _BYTES:
-        if count & 1:
-            product = _times(power, product)
-        count >>= 1
-    return product
-
-
-def combined(first: int, second: int, length: int) -> int:
-    """The `zlib.crc32` of two strings of bytes in a row, from that of each, and the length of the second."""
-    return _times(_bytes_on(length), first) ^ second
-
-
-def verified_crc32(data: Buffer, starts: Sequence[int]) -> int:
-    """The `zlib.crc32` of whole packets in a row, each of one event that was verified; their headers begin at `starts`.
-
-    As an event with its own CRC32 takes every register to one that depends on its length only, big ones need not be
-    read a second time.
-    """
-    view = memoryview(data)
-    crc = done = 0
-    for start, end in pairwise((*starts, len(view))):
-        if end - start >= _BIG:
-            crc = zlib.crc32(view[done : start + EVENT_AT], crc)
-            crc = combined(crc, CORRECT, end - start - EVENT_AT)
-            done = end
-    return zlib.crc32(view[done:], crc)
+    return len(event) >= HEADER_LENGTH + CHECKSUM_LENGTH and crc32(event) == CORRECT
 
 
 class BlockVerifier:
@@ -203,7 +135,7 @@ class BlockVerifier:
                 body = view[packet + (PACKET_HEADER if continues else EVENT_AT) : packet + PACKET_HEADER + length]
                 if continues and self._open is None:
                     continue  # the beginning was never seen: nothing to judge
-                crc = zlib.crc32(body, self._open if continues and self._open is not None else 0)
+                crc = crc32(body, self._open if continues and self._open is not None else 0)
                 self._open = crc if length == MAX_PACKET else None
                 if self._open is None and crc != CORRECT:
                     return packet if continues else packet + EVENT_AT
@@ -225,7 +157,7 @@ def _verify_run(view: memoryview, at: npt.NDArray[np.int64], end: int) -> int | 
     rows[at] = _BRIDGE_ROW
     try:
         # Starting from the residue makes the bridge before the first event as good as any other.
-        right = zlib.crc32(view[int(at[0]) : end], CORRECT) == CORRECT
+        right = crc32(view[int(at[0]) : end], CORRECT) == CORRECT
     finally:
         rows[at] = saved
     if right:

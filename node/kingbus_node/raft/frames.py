@@ -12,12 +12,12 @@ announced.
 from __future__ import annotations
 
 import struct
-import zlib
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
 from kingbus_node.raft.errors import ProtocolError
 from kingbus_node.raft.messages import Append, Buffer, Message, decode, encode
+from kingbus_node.util.crc import crc32
 
 FRAME_SIZE: Final = 12
 MAX_HEAD: Final = 64 << 20
@@ -60,7 +60,7 @@ def encode_frame(message: Framed) -> list[Buffer]:
         head, tail = bytes(parts[0]), parts[1:]
     else:
         head, tail = b"".join(parts), []
-    return [_FRAME.pack(len(head), sum(map(len, tail)), zlib.crc32(head)) + head, *tail]
+    return [_FRAME.pack(len(head), sum(map(len, tail)), crc32(head)) + head, *tail]
 
 
 def decode_frame(frame: memoryview, head_length: int) -> Framed:
@@ -125,7 +125,7 @@ class FrameReader:
             return None
         head_length, _, crc = _FRAME.unpack_from(self._data, self._start)
         frame = memoryview(self._data)[self._start + FRAME_SIZE : self._start + wanted]
-        if zlib.crc32(frame[:head_length]) != crc:
+        if crc32(frame[:head_length]) != crc:
             raise ProtocolError("a frame does not match its checksum")
         self._start += wanted
         return decode_frame(frame, head_length)

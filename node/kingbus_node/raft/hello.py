@@ -15,13 +15,13 @@ from __future__ import annotations
 import enum
 import json
 import struct
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
 from kingbus_node.raft.errors import ProtocolError
 from kingbus_node.raft.messages import Buffer
+from kingbus_node.util.crc import crc32
 
 MAGIC: Final = b"KBRF"
 OLDEST_VERSION: Final = 1
@@ -105,7 +105,7 @@ def encode(greeting: Hello | Refusal) -> bytes:
 
 
 def _framed(kind: _Kind, body: bytes) -> bytes:
-    return _PREAMBLE.pack(MAGIC, kind, 0, len(body), zlib.crc32(body)) + body
+    return _PREAMBLE.pack(MAGIC, kind, 0, len(body), crc32(body)) + body
 
 
 def body_length(preamble: Buffer) -> int:
@@ -129,7 +129,7 @@ def decode(preamble: Buffer, body: Buffer) -> Hello | Refusal:
     :raises ProtocolError: it is damaged, or of a kind that this release does not know
     """
     _, kind, _, length, crc = _PREAMBLE.unpack_from(preamble)
-    if len(body) != length or zlib.crc32(body) != crc:
+    if len(body) != length or crc32(body) != crc:
         raise ProtocolError("a greeting does not match its checksum")
     data = bytes(body)
     if kind == _Kind.REFUSAL:

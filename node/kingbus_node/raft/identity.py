@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import secrets
 import struct
-import zlib
 from pathlib import Path
 
 from kingbus_node.raft.configuration import Configuration, Member
@@ -16,6 +15,7 @@ from kingbus_node.raft.errors import ProtocolError
 from kingbus_node.raft.storage import Identity
 from kingbus_node.store.durable import write_file
 from kingbus_node.store.errors import CorruptLogError, FormatVersionError
+from kingbus_node.util.crc import crc32
 
 IDENTITY_NAME = "identity"
 _MAGIC = b"KINGBUSI"
@@ -41,7 +41,7 @@ def load_identity(directory: Path) -> Identity:
     _, version, crc, incarnation, formed = _FIXED.unpack_from(data)
     if version != _VERSION:
         raise FormatVersionError(f"{path} has format version {version}, this release reads version {_VERSION}")
-    if zlib.crc32(data[_CRC_START:]) != crc:
+    if crc32(data[_CRC_START:]) != crc:
         raise CorruptLogError(path, 0, "it does not match its checksum")
     try:
         founders = Configuration.decode(data[_FIXED.size :])
@@ -54,5 +54,5 @@ def save_identity(directory: Path, identity: Identity) -> None:
     """Durable on return. OSError."""
     founders = Configuration(tuple(Member(address, incarnation=number) for address, number in identity.founders))
     rest = struct.pack("<QB", identity.incarnation, identity.formed) + founders.encode()
-    head = struct.pack("<8sII", _MAGIC, _VERSION, zlib.crc32(rest))
+    head = struct.pack("<8sII", _MAGIC, _VERSION, crc32(rest))
     write_file(directory / IDENTITY_NAME, head + rest)

@@ -226,7 +226,7 @@ class Batcher:
         buffer = self._framer.buffer
         events = Events.gather(buffer, frame.packets, self._missing)
         block = Block(buffer, frame, events)
-        checked = block.verified = self._verify(block)
+        checked = self._verify(block)
         self._missing = events.missing
         leading = block.packet_of(0)
         if leading:

@@ -8,10 +8,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from kingbus_node.binlog.checksum import verified_crc32
 from kingbus_node.binlog.constants import Buffer, Flavor
 from kingbus_node.binlog.executed import executed_set
-from kingbus_node.binlog.scan import COMPLETE, OFFSET_MASK, PACKET_HEADER, Bools, Events, Ints, Offsets
+from kingbus_node.binlog.scan import COMPLETE, OFFSET_MASK, PACKET_HEADER, Events, Ints, Offsets
 from kingbus_node.source.framing import Frame
 from kingbus_node.store.entry import NO_META, Entry, Kind, Meta, SourceFile
 
@@ -23,7 +22,7 @@ class Pile:
     `start_pos`, `end_pos`: the same in the source's file, `source_name`. `events`: that begin here; `transactions`:
     that end here, with their GTIDs in `deltas`. `timestamp`: of the last event. `ack`: the file position of the last
     event here that the source wants acknowledged. `file`: set if a source file begins here. `file_id`, `flags`: as in
-    `Entry`. `verified`: it is whole events, one to a packet, whose checksums were verified.
+    `Entry`.
     """
 
     start: int
@@ -40,7 +39,6 @@ class Pile:
     file_id: int = 0
     source_name: str = ""
     flags: int = 0
-    verified: bool = False
 
     @property
     def size(self) -> int:
@@ -58,7 +56,6 @@ class Pile:
         self.packets += other.packets
         self.deltas += other.deltas
         self.ack = self.ack if other.ack is None else other.ack
-        self.verified = self.verified and other.verified
 
     def moved(self, by: int) -> None:
         """The buffer's content moved down by `by` bytes."""
@@ -80,7 +77,6 @@ class Pile:
             meta=Meta(gtids=_joined(self.deltas, flavor), file=self.file) if self.deltas or self.file else NO_META,
             packets=packets,
             payload=payload,
-            payload_crc=verified_crc32(payload, packets.tolist()) if self.verified else None,
             event_count=self.events,
             transaction_count=self.transactions,
         )
@@ -98,11 +94,10 @@ def _joined(deltas: list[bytes], flavor: Flavor) -> bytes:
 class Block:
     """One frame's events with all that is needed to cut them into piles.
 
-    `missing`: what the last event still lacks after this frame (`COMPLETE`: nothing). `verified`: which events have a
-    checksum, which is right.
+    `missing`: what the last event still lacks after this frame (`COMPLETE`: nothing).
     """
 
-    __slots__ = ("_acks", "buffer", "end", "events", "missing", "packets", "verified")
+    __slots__ = ("_acks", "buffer", "end", "events", "missing", "packets")
 
     def __init__(self, buffer: memoryview, frame: Frame, events: Events) -> None:
         self.buffer = buffer
@@ -110,7 +105,6 @@ class Block:
         self.end = frame.end
         self.events = events
         self.missing = COMPLETE if events.missing is None else events.missing
-        self.verified: Bools = np.zeros(len(events), dtype=np.bool_)
         self._acks: Sequence[int] = frame.acks
 
     def packet_of(self, event: int) -> int:
@@ -157,7 +151,6 @@ class Block:
             packets=[self.packets[begin:behind]],
             deltas=[delta] if delta else [],
             ack=ack,
-            verified=behind - begin == high - low and not self.is_cut(high) and bool(self.verified[low:high].all()),
         )
 
     def slice(self, low: int, high: int) -> Events:

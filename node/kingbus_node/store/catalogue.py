@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import os
 import struct
-import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,6 +26,7 @@ from kingbus_node.store.entry import MAX_NAME, Flag, Kind, Meta
 from kingbus_node.store.errors import CorruptLogError
 from kingbus_node.store.segments import Segments
 from kingbus_node.store.state import LogState
+from kingbus_node.util.crc import crc32
 
 CATALOGUE_NAME = "files.cat"
 RECORD_SIZE = 512
@@ -62,7 +62,7 @@ class FileInfo:
         _RECORD.pack_into(record, 0, 0, self.id, self.start_index, self.end_pos, flags, len(name), len(source_name))
         names = name + source_name
         record[_RECORD.size : _RECORD.size + len(names)] = names
-        struct.pack_into("<I", record, 0, zlib.crc32(memoryview(record)[4:]))
+        struct.pack_into("<I", record, 0, crc32(memoryview(record)[4:]))
         return bytes(record)
 
     @classmethod
@@ -71,7 +71,7 @@ class FileInfo:
         if len(data) != RECORD_SIZE:
             return None
         crc, file_id, start_index, end_pos, flags, name_len, source_len = _RECORD.unpack_from(data)
-        if zlib.crc32(memoryview(data)[4:]) != crc:
+        if crc32(memoryview(data)[4:]) != crc:
             return None
         middle = _RECORD.size + name_len
         name, source_name = data[_RECORD.size : middle].decode(), data[middle : middle + source_len].decode()
@@ -87,7 +87,7 @@ class CatalogueReader:
         if len(header) < _HEADER.size:
             raise CorruptLogError(self._file.path, 0, "the header is cut")
         magic, version, crc, self.first_id = _HEADER.unpack(header)
-        if magic != _MAGIC or version != 1 or crc != zlib.crc32(header[16:]):
+        if magic != _MAGIC or version != 1 or crc != crc32(header[16:]):
             raise CorruptLogError(self._file.path, 0, "the header is not a catalogue's")
 
     @property
@@ -178,7 +178,7 @@ class Catalogue:
 
 
 def _header_block(first_id: int) -> bytes:
-    header = _HEADER.pack(_MAGIC, 1, zlib.crc32(struct.pack("<Q", first_id)), first_id)
+    header = _HEADER.pack(_MAGIC, 1, crc32(struct.pack("<Q", first_id)), first_id)
     return header.ljust(RECORD_SIZE, b"\0")
 
 

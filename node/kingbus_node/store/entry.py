@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import json
 import struct
-import zlib
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Final, NamedTuple, TypeAlias
@@ -26,9 +25,9 @@ from typing import Final, NamedTuple, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from kingbus_node.binlog.checksum import combined
 from kingbus_node.binlog.constants import Buffer
 from kingbus_node.store.errors import InvalidEntryError
+from kingbus_node.util.crc import crc32
 
 Json: TypeAlias = "str | int | float | bool | list[Json] | dict[str, Json] | None"
 Packets: TypeAlias = npt.NDArray[np.uint32]
@@ -133,7 +132,7 @@ class Meta:
             return b""
         encoded = b"".join(parts)
         encoded += bytes(-len(encoded) % 4)
-        return encoded + _U32.pack(zlib.crc32(encoded))
+        return encoded + _U32.pack(crc32(encoded))
 
     @classmethod
     def decode(cls, data: Buffer) -> Meta:
@@ -145,7 +144,7 @@ class Meta:
         facts: dict[str, Json] | None = None
         view = memoryview(data)
         at, end = 0, len(view) - _U32.size
-        if end < 0 or zlib.crc32(view[:end]) != _U32.unpack_from(view, end)[0]:
+        if end < 0 or crc32(view[:end]) != _U32.unpack_from(view, end)[0]:
             raise InvalidEntryError("the meta does not match its checksum")
         while at < end:
             tag = view[at]
@@ -211,7 +210,7 @@ class Header(NamedTuple):
     def encode(self) -> bytes:
         """The 80 bytes."""
         rest = _AFTER_CRC.pack(*self)
-        return _U32.pack(MAGIC) + _U32.pack(zlib.crc32(rest)) + rest
+        return _U32.pack(MAGIC) + _U32.pack(crc32(rest)) + rest
 
 
 def parse_header(data: Buffer, offset: int = 0) -> Header | str:
@@ -221,7 +220,7 @@ def parse_header(data: Buffer, offset: int = 0) -> Header | str:
     magic, crc, *fields = _HEADER.unpack_from(data, offset)
     if magic != MAGIC:
         return f"expected the magic number {MAGIC:#010x}, found {magic:#010x}"
-    actual = zlib.crc32(memoryview(data)[offset + 8 : offset + HEADER_SIZE])
+    actual = crc32(memoryview(data)[offset + 8 : offset + HEADER_SIZE])
     if crc != actual:
         return f"the header's checksum is {actual:#010x}, expected {crc:#010x}"
     header = Header(*fields)
@@ -237,7 +236,7 @@ class Entry:
     """One entry, as proposed (index and term 0) or as read back. Positions and counts as in `Header`.
 
     `payload` may be any buffer; it is not copied, so it must not change until the entry is appended. `packets` holds
-    uint32 offsets in the payload with `CONTINUATION` bits. `payload_crc`: ``zlib.crc32(payload)``, if it is known.
+    uint32 offsets in the payload with `CONTINUATION` bits.
     """
 
     kind: Kind
@@ -253,7 +252,6 @@ class Entry:
     transaction_count: int = 0
     index: int = 0
     term: int = 0
-    payload_crc: int | None = None
 
     @property
     def cost(self) -> int:
@@ -289,11 +287,7 @@ def prepare(entry: Entry) -> Stored:
         raise InvalidEntryError(
             f"meta of {len(meta)} bytes, payload {len(entry.payload)}: at most {MAX_META} and {MAX_PAYLOAD} fit"
         )
-    crc = zlib.crc32(table, zlib.crc32(meta))
-    if entry.payload_crc is None:
-        crc = zlib.crc32(entry.payload, crc)
-    else:
-        crc = combined(crc, entry.payload_crc, len(entry.payload))
+    crc = crc32(entry.payload, crc32(table, crc32(meta)))
     header = Header(
         body_crc=crc,
         kind=entry.kind,
@@ -351,7 +345,7 @@ def _verified(data: Buffer, offset: int) -> tuple[Header, memoryview]:
         raise InvalidEntryError(
             f"entry {header.index} is cut: {len(view)} of {header.body_len} bytes behind its header"
         )
-    crc = zlib.crc32(view)
+    crc = crc32(view)
     if crc != header.body_crc:
         raise InvalidEntryError(
             f"the body of entry {header.index} has checksum {crc:#010x}, expected {header.body_crc:#010x}"

@@ -14,12 +14,12 @@ from __future__ import annotations
 import os
 import struct
 import threading
-import zlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from kingbus_node.store.durable import FileHandle, fdatasync, fsync_directory, read_at, write_at, write_file
 from kingbus_node.store.errors import CorruptLogError
+from kingbus_node.util.crc import crc32
 
 MARK_NAME = "mark"
 HARD_STATE_NAME = "hardstate"
@@ -79,7 +79,7 @@ class MarkFile:
     def _write(self, mark: Mark) -> None:
         self._sequence += 1
         rest = _SLOT.pack(0, 0, self._sequence, mark.segment, mark.offset, mark.index, mark.term, mark.commit_index)[8:]
-        slot = struct.pack("<II", _SLOT_MAGIC, zlib.crc32(rest)) + rest
+        slot = struct.pack("<II", _SLOT_MAGIC, crc32(rest)) + rest
         write_at(self._file.fd, [slot], self._sequence % 2 * _SLOT_STRIDE)
         self.mark = mark
 
@@ -88,7 +88,7 @@ def _parse(slot: bytes) -> tuple[int, Mark] | None:
     if len(slot) < _SLOT.size:
         return None
     magic, crc, sequence, *fields = _SLOT.unpack(slot)
-    if magic != _SLOT_MAGIC or crc != zlib.crc32(slot[8:]):
+    if magic != _SLOT_MAGIC or crc != crc32(slot[8:]):
         return None
     return sequence, Mark(*fields)
 
@@ -111,7 +111,7 @@ def read_hard_state(directory: Path) -> HardState:
     if len(data) < _HARD.size:
         raise CorruptLogError(path, 0, f"it has {len(data)} bytes, expected at least {_HARD.size}")
     magic, version, crc, term, length = _HARD.unpack_from(data)
-    if magic != _HARD_MAGIC or version != 1 or zlib.crc32(data[16:]) != crc or len(data) != _HARD.size + length:
+    if magic != _HARD_MAGIC or version != 1 or crc32(data[16:]) != crc or len(data) != _HARD.size + length:
         raise CorruptLogError(path, 0, "term and vote do not match their checksum")
     return HardState(term, data[_HARD.size :].decode() or None)
 
@@ -120,4 +120,4 @@ def write_hard_state(directory: Path, state: HardState) -> None:
     """Replaces term and vote; durable when it returns."""
     vote = (state.vote or "").encode()
     rest = struct.pack("<QI", state.term, len(vote)) + vote
-    write_file(directory / HARD_STATE_NAME, struct.pack("<8sII", _HARD_MAGIC, 1, zlib.crc32(rest)) + rest)
+    write_file(directory / HARD_STATE_NAME, struct.pack("<8sII", _HARD_MAGIC, 1, crc32(rest)) + rest)

@@ -19,7 +19,6 @@ from __future__ import annotations
 import errno
 import logging
 import os
-import zlib
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -31,6 +30,7 @@ from kingbus_node.store.index import RECORD_SIZE, end_of, intact, read_records
 from kingbus_node.store.marks import Mark
 from kingbus_node.store.segment import index_path, list_segments, log_path, read_header
 from kingbus_node.store.segments import Segments, rebuild_index
+from kingbus_node.util.crc import crc32
 
 logger = logging.getLogger(__name__)
 
@@ -104,7 +104,7 @@ def verify_entries(file: FileHandle, offset: int, last: int, size: int) -> tuple
         crc, at = 0, offset + HEADER_SIZE
         while at < offset + header.size:
             block = read_at(file.fd, min(_BLOCK, offset + header.size - at), at)
-            crc = zlib.crc32(block, crc)
+            crc = crc32(block, crc)
             at += len(block)
         if crc != header.body_crc:
             return offset, last, f"the body of entry {header.index} does not match its checksum"

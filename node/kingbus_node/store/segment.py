@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import struct
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from pathlib import Path
 from kingbus_node.store.durable import FileHandle, read_at
 from kingbus_node.store.entry import HEADER_SIZE, Header, Json, parse_header
 from kingbus_node.store.errors import CorruptLogError, FormatVersionError
+from kingbus_node.util.crc import crc32
 
 MAGIC = b"KINGBUSL"
 VERSION = 1
@@ -73,7 +73,7 @@ class SegmentHeader:
         block = bytearray(length)
         _FIXED.pack_into(block, 0, MAGIC, VERSION, 0, self.first_index, self.previous_term, length, len(text))
         block[_FIXED.size : _FIXED.size + len(text)] = text
-        struct.pack_into("<I", block, 12, zlib.crc32(memoryview(block)[_CRC_START:]))
+        struct.pack_into("<I", block, 12, crc32(memoryview(block)[_CRC_START:]))
         return bytes(block)
 
 
@@ -88,7 +88,7 @@ def read_header(file: FileHandle, first_index: int) -> SegmentHeader:
     if not _FIXED.size + text_length <= length <= MAX_BLOCK:
         raise CorruptLogError(file.path, 0, f"impossible header lengths {length} and {text_length}")
     block = fixed + read_at(file.fd, length - _FIXED.size, _FIXED.size)
-    if len(block) < length or zlib.crc32(memoryview(block)[_CRC_START:]) != crc:
+    if len(block) < length or crc32(memoryview(block)[_CRC_START:]) != crc:
         raise CorruptLogError(file.path, 0, "the segment header's checksum does not match")
     if first != first_index:
         raise CorruptLogError(file.path, 16, f"the header says first entry {first}, the file's name {first_index}")

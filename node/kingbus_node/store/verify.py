@@ -23,7 +23,6 @@ import itertools
 import json
 import os
 import sys
-import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -45,6 +44,7 @@ from kingbus_node.store.segment import Located, list_segments, log_path, read_he
 from kingbus_node.store.segments import state_of
 from kingbus_node.store.state import LogState
 from kingbus_node.store.watermark import Watermark
+from kingbus_node.util.crc import crc32
 
 Progress = Callable[[int, int], None]
 
@@ -140,7 +140,7 @@ class _Verifier:
         header = located.header
         self._report.entries += 1
         body = bytearray(read_at(file.fd, header.body_len, located.offset + HEADER_SIZE))
-        actual = zlib.crc32(body)
+        actual = crc32(body)
         if len(body) < header.body_len or actual != header.body_crc:
             problem = f"the body's checksum is {actual:#010x}, expected {header.body_crc:#010x}"
             self._damage(file.path, located.offset, header.index, problem)

@@ -14,9 +14,7 @@ from kingbus_node.binlog.checksum import (
     BRIDGE,
     CORRECT,
     BlockVerifier,
-    combined,
     is_correct,
-    verified_crc32,
     verify_block,
     with_checksum,
 )
@@ -122,33 +120,6 @@ def test_sequence_bytes_do_not_matter() -> None:
     before = bytes(block.data)
     assert verify_block(block.data, block.packets) is None
     assert block.data == before
-
-
-@given(st.binary(max_size=300), st.binary(max_size=300))
-def test_the_crc_of_two_strings_in_a_row_is_worked_out_from_those_of_each(first: bytes, second: bytes) -> None:
-    assert combined(zlib.crc32(first), zlib.crc32(second), len(second)) == zlib.crc32(first + second)
-
-
-@pytest.mark.parametrize("length", [0, 1, 255, 65_536, 16_777_215, 16_777_217])
-def test_it_is_so_for_long_strings(length: int) -> None:
-    second = np.random.default_rng(length).bytes(length)
-    assert combined(zlib.crc32(b"first"), zlib.crc32(second), length) == zlib.crc32(b"first" + second)
-
-
-@pytest.mark.parametrize(
-    "sizes",
-    [[50], [200_000], [50, 200_000, 60], [70_000, 300_000, 23, 23, 65_536, 65_535], [23, 4_000_000], [100] * 50],
-    ids=str,
-)
-def test_the_crc_of_verified_packets_is_that_of_their_bytes(sizes: list[int]) -> None:
-    block = make.block(sized_events(sizes, 9))
-    assert verified_crc32(block.data, block.packets.tolist()) == zlib.crc32(block.data)
-
-
-def test_a_big_event_that_changes_after_it_was_verified_does_not_match_the_crc() -> None:
-    block = make.block(sized_events([50, 200_000, 60], 10))
-    block.data[100_000] ^= 1
-    assert verified_crc32(block.data, block.packets.tolist()) != zlib.crc32(block.data)
 
 
 def test_a_block_in_memory_that_cannot_be_written_is_refused() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import struct
 import zlib
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -70,16 +69,6 @@ def test_the_body_checksum_does_not_depend_on_index_and_term() -> None:
     one, _ = encode(entry, 1, 1, 0)
     other, _ = encode(entry, 99, 8, 7)
     assert one.body_crc == other.body_crc
-
-
-def test_a_checksum_of_the_payload_that_is_known_is_not_computed_again() -> None:
-    payload = b"\x03\0\0\0\0AB" + b"\x02\0\0\0\0C"
-    entry = Entry(Kind.DATA, WHOLE, meta=Meta(gtids=b"gtids"), packets=np.array([0, 7], np.uint32), payload=payload)
-    known = replace(entry, payload_crc=zlib.crc32(payload))
-    assert encoded(known) == encoded(entry)
-    assert decode(encoded(known))[0].payload == payload
-    with pytest.raises(InvalidEntryError, match="checksum"):
-        decode(encoded(replace(entry, payload_crc=zlib.crc32(payload) ^ 1)))
 
 
 def test_an_entry_reads_back_as_it_was_written() -> None:
