@@ -264,6 +264,9 @@ class ServeSettings(_Section):
     advertised_version: str = Field(default="auto", min_length=1, max_length=60, pattern=r"^[\x21-\x7e]+$")
     tls: ServeTls = ServeTls()
     users_file: FilePath = Path("users.yaml")
+    compression_algorithms: Annotated[
+        tuple[Literal["zlib", "zstd", "uncompressed"], ...], BeforeValidator(_listed), Field(min_length=1)
+    ] = ("zlib", "zstd", "uncompressed")
 
     def worker_count(self, cpus: int) -> int:
         """How many serve processes to run; ``auto``: one per processor but the core's own, at least 1, at most 4."""

@@ -214,6 +214,7 @@ class Node:
             tls_key=serve.tls.key,
             tls_ca=serve.tls.ca,
             tls_require=serve.tls.require,
+            compression_algorithms=serve.compression_algorithms,
             isolation=config.raft.isolation,
             log_level=config.log.level,
             log_format=config.log.format,

@@ -51,7 +51,19 @@ MODES = (
     Mode("zlib", change=", SOURCE_COMPRESSION_ALGORITHMS = 'zlib'", quick=True),
     Mode("zlib, TLS, semi-sync", SEMI_SYNC, ", SOURCE_SSL = 1, SOURCE_COMPRESSION_ALGORITHMS = 'zlib'"),
     Mode("zlib, semi-sync", SEMI_SYNC, ", SOURCE_COMPRESSION_ALGORITHMS = 'zlib'"),
-    Mode("zstd wanted, zlib or nothing given", change=", SOURCE_COMPRESSION_ALGORITHMS = 'zstd,zlib,uncompressed'"),
+    Mode("zstd", change=", SOURCE_COMPRESSION_ALGORITHMS = 'zstd'", quick=True),
+    Mode(
+        "zstd of level 19, TLS, semi-sync",
+        SEMI_SYNC,
+        ", SOURCE_SSL = 1, SOURCE_COMPRESSION_ALGORITHMS = 'zstd', SOURCE_ZSTD_COMPRESSION_LEVEL = 19",
+    ),
+    Mode(
+        "zstd, semi-sync, file and position",
+        SEMI_SYNC,
+        ", SOURCE_COMPRESSION_ALGORITHMS = 'zstd', SOURCE_ZSTD_COMPRESSION_LEVEL = 1",
+        FilePosition(),
+    ),
+    Mode("zstd, zlib or nothing", change=", SOURCE_COMPRESSION_ALGORITHMS = 'zstd,zlib,uncompressed'"),
     Mode("delayed by a second", change=", SOURCE_DELAY = 1"),
 )
 

@@ -20,7 +20,8 @@ class SessionFacts:
 
     connection_id: as in the greeting, SHOW PROCESSLIST and KILL; unique over all workers of this node.
     host, port: the client's address. user: the account that logged in. tls: the protocol ("TLSv1.3"), '' without TLS;
-    tls_cipher likewise. attributes: connect attributes (`_client_name`, `program_name`, ...).
+    tls_cipher likewise. compression: the algorithm of the compressed protocol, '' without it. attributes: connect
+    attributes (`_client_name`, `program_name`, ...).
     user_variables: what ``SET @name = value`` left, under lower-case names without the @ (names are case-insensitive).
     registration: what COM_REGISTER_SLAVE said, if it came.
     dumping: the connection has become a dump.
@@ -32,6 +33,8 @@ class SessionFacts:
     user: str = ""
     tls: str = ""
     tls_cipher: str = ""
+    compression: str = ""
+    compression_level: int = 0
     attributes: dict[str, str] = field(default_factory=dict)
     user_variables: dict[str, UserValue] = field(default_factory=dict)
     registration: Registration | None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from kingbus_node.binlog.constants import Flavor
 from kingbus_node.binlog.gtid import GtidSet
@@ -15,6 +15,7 @@ from kingbus_node.store.catalogue import FileInfo
 from kingbus_node.store.errors import PositionInsideEventError, PositionPastEndError, StoreError
 from kingbus_node.store.reader import LogReader
 from kingbus_node.store.state import FACT_CLUSTER_UUID
+from kingbus_node.wire.compression import ALLOWED
 from kingbus_node.wire.errors import ErrorCode, MySQLError, error
 
 FACT_SOURCE = "source"
@@ -24,13 +25,23 @@ _UNKNOWN_VERSION = {False: "8.0.0-kingbus", True: "10.11.0-MariaDB-kingbus"}
 class LogView:
     """See `view.ServerView`. version: what to advertise, "auto" for the version of the source."""
 
-    def __init__(self, reader: LogReader, *, server_id: int, port: int, version: str, tls_required: bool) -> None:
+    def __init__(
+        self,
+        reader: LogReader,
+        *,
+        server_id: int,
+        port: int,
+        version: str,
+        tls_required: bool,
+        compression_algorithms: Sequence[str] = ALLOWED,
+    ) -> None:
         self._reader = reader
         self._version = version
         self.server_id = server_id
         self.port = port
         self.hostname = socket.gethostname()
         self.tls_required = tls_required
+        self.compression_algorithms = compression_algorithms
 
     def missing(self) -> str | None:
         """What must be known before replicas can be served, and is not yet; None when all is there."""

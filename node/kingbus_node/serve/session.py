@@ -37,7 +37,7 @@ from kingbus_node.wire.commands import (
     parse_register_slave,
     parse_set_option,
 )
-from kingbus_node.wire.compression import Compression
+from kingbus_node.wire.compression import UNCOMPRESSED, ZSTD_LEVELS, Algorithm, Compression
 from kingbus_node.wire.errors import (
     ErrorCode,
     MySQLError,
@@ -202,7 +202,9 @@ class Session:
             raise error(ErrorCode.SERVER_SHUTDOWN, f"Server shutdown in progress ({reason})")
         view = self._server.view
         context = self._server.tls()
-        offered = capabilities.offered(mariadb=view.mariadb, tls=context is not None)
+        offered = capabilities.offered(
+            mariadb=view.mariadb, tls=context is not None, compression=view.compression_algorithms
+        )
         plugin = Plugin.NATIVE if view.mariadb else Plugin.CACHING_SHA2
         self._scramble = _new_scramble()
         greeting = Greeting(
@@ -229,13 +231,32 @@ class Session:
                 ErrorCode.SECURE_TRANSPORT_REQUIRED,
                 "Connections using insecure transport are prohibited while --require_secure_transport=ON.",
             )
+        compression = self._agreed_compression(response)
+        self.facts.compression = "" if compression is None else str(compression.algorithm)
+        self.facts.compression_level = 0 if compression is None else compression.level
         login = self._login(response.user, plugin)
         self._authenticate(login, login.begin(response.plugin, response.auth_data), response.user)
         self._channel.set_deadline(None)
         self._server.on_login(self.facts, self._sql.database)
         self._ok()
+        if compression is not None:
+            self._channel.start_compression(compression)
+
+    def _agreed_compression(self, response: HandshakeResponse) -> Compression | None:
+        """Of what both can do; zlib when that is both, as MySQL has it. None: uncompressed."""
         if self._agreed & Capability.COMPRESS:
-            self._channel.start_compression(Compression())
+            return Compression(Algorithm.ZLIB)
+        if self._agreed & Capability.ZSTD_COMPRESSION:
+            if response.zstd_level not in ZSTD_LEVELS:
+                raise error(
+                    ErrorCode.WRONG_COMPRESSION_LEVEL_CLIENT, "Invalid zstd compression level for algorithm 'zstd'."
+                )
+            return Compression(Algorithm.ZSTD, response.zstd_level)
+        if UNCOMPRESSED not in self._server.view.compression_algorithms:
+            raise error(
+                ErrorCode.WRONG_COMPRESSION_ALGORITHM_CLIENT, f"Invalid compression algorithm '{UNCOMPRESSED}'."
+            )
+        return None
 
     def _receive_response(self, offered: Capability) -> TlsRequest | HandshakeResponse:
         return parse_handshake(self._channel.recv_packet(MAX_HANDSHAKE), offered)

@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
+from kingbus_node.wire.compression import ALLOWED
+
 
 @dataclass(frozen=True, slots=True)
 class ServeOptions:
@@ -14,9 +16,9 @@ class ServeOptions:
 
     log_dir: the log that is served. keys_dir: where made keys are kept. host, port: where replicas connect (port 0:
     any). workers: processes. version: what to say in greetings, "auto" for the source's own. tls_*: the configured
-    certificate; without it a made one is offered to MySQL replicas. max_connections: over all workers. isolation:
-    seconds without contact to a quorum after which nothing is served, None when nobody notes such contacts. log_level,
-    log_format: see kingbus_node.logs.
+    certificate; without it a made one is offered to MySQL replicas. compression_algorithms: what clients may use.
+    max_connections: over all workers. isolation: seconds without contact to a quorum after which nothing is served,
+    None when nobody notes such contacts. log_level, log_format: see kingbus_node.logs.
     """
 
     log_dir: Path
@@ -31,6 +33,7 @@ class ServeOptions:
     tls_key: Path | None = None
     tls_ca: Path | None = None
     tls_require: bool = False
+    compression_algorithms: tuple[str, ...] = ALLOWED
     max_connections: int = 1000
     connect_timeout: float = 10.0
     idle_timeout: float = 28800.0
@@ -61,4 +64,5 @@ class WorkerSettings:
         for name in ("log_dir", "keys_dir", "users_file", "tls_certificate", "tls_key", "tls_ca"):
             if options[name] is not None:
                 options[name] = Path(options[name])
+        options["compression_algorithms"] = tuple(options["compression_algorithms"])
         return cls(ServeOptions(**options), value["control_fd"], value["wake_fd"], value["port"])

@@ -329,6 +329,11 @@ class SqlSession:
             current = self._view.current_file()
             yield "Binlog_snapshot_file", current.name if current else ""
             yield "Binlog_snapshot_position", str(current.size if current else 0)
+        facts = self.facts
+        yield "Compression", "ON" if facts.compression else "OFF"
+        if not self._view.mariadb:
+            yield "Compression_algorithm", facts.compression
+            yield "Compression_level", str(facts.compression_level)
         yield "Ssl_cipher", self.facts.tls_cipher
         yield "Ssl_version", self.facts.tls
         yield "Threads_connected", str(len(self._neighbours.processes()))

@@ -84,6 +84,7 @@ _VARIABLES: Final = (
     _g("hostname", lambda view: view.hostname),
     _g("port", lambda view: view.port),
     _g("protocol_version", 10),
+    _g("protocol_compression_algorithms", lambda view: ",".join(view.compression_algorithms), Only.MYSQL),
     _g("log_bin", True),
     _g("log_bin_basename", "binlog"),
     _g("log_replica_updates", True, Only.MYSQL),

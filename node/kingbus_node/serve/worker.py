@@ -87,6 +87,7 @@ class Worker:
             port=settings.port,
             version=options.version,
             tls_required=options.tls_require,
+            compression_algorithms=options.compression_algorithms,
         )
         self._dump_settings = _dump_settings(options)
         self._isolation = options.isolation

@@ -8,6 +8,7 @@ alone.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from enum import IntFlag
 from typing import Final
 
@@ -52,7 +53,6 @@ OFFERED: Final = (
     | Capability.LONG_FLAG
     | Capability.CONNECT_WITH_DB
     | Capability.NO_SCHEMA
-    | Capability.COMPRESS
     | Capability.ODBC
     | Capability.IGNORE_SPACE
     | Capability.PROTOCOL_41
@@ -69,15 +69,22 @@ OFFERED: Final = (
     | Capability.CAN_HANDLE_EXPIRED_PASSWORDS
     | Capability.DEPRECATE_EOF
 )
-"""What a node can do. Not offered because it cannot: compression with zstd, several statements in one, local files,
-session tracking, multi-factor login."""
+"""What a node can always do. Not offered because it cannot: several statements in one, local files, session tracking,
+multi-factor login."""
 
 
-def offered(*, mariadb: bool, tls: bool) -> Capability:
-    """The flags for the greeting of a server of this flavour, with or without TLS."""
+def offered(*, mariadb: bool, tls: bool, compression: Collection[str] = ()) -> Capability:
+    """The flags for the greeting of a server of this flavour, with or without TLS.
+
+    compression: the names of the algorithms that may be used; MariaDB knows no zstd.
+    """
     flags = OFFERED
     if tls:
         flags |= Capability.SSL
+    if "zlib" in compression:
+        flags |= Capability.COMPRESS
+    if "zstd" in compression and not mariadb:
+        flags |= Capability.ZSTD_COMPRESSION
     if mariadb:
         flags &= ~Capability.LONG_PASSWORD  # how MariaDB says that the reserved bytes hold its extended capabilities
     else:

@@ -45,20 +45,26 @@ class Algorithm(StrEnum):
     ZSTD = "zstd"
 
 
+UNCOMPRESSED: Final = "uncompressed"
+"""In lists of what is allowed: a connection without the compressed protocol."""
+ALLOWED: Final = (Algorithm.ZLIB, Algorithm.ZSTD, UNCOMPRESSED)
+"""Everything, in the order in which the servers list it."""
+
+
 class Compression:
     """Both directions of one connection. `number`: what the next piece from us must carry.
 
     level: for zstd, 1 to 22; zlib has one of its own.
     """
 
-    __slots__ = ("_algorithm", "_data", "_level", "number")
+    __slots__ = ("_data", "algorithm", "level", "number")
 
     def __init__(self, algorithm: Algorithm = Algorithm.ZLIB, level: int = ZSTD_LEVEL) -> None:
         if level not in ZSTD_LEVELS:
             raise ValueError(f"expected a level of {ZSTD_LEVELS[0]} to {ZSTD_LEVELS[-1]}, found {level}")
         self.number = 0
-        self._algorithm = algorithm
-        self._level = level
+        self.algorithm = algorithm
+        self.level = level if algorithm is Algorithm.ZSTD else _ZLIB_LEVEL
         self._data = bytearray()
 
     def deflate(self, buffers: Iterable[Buffer]) -> list[bytes]:
@@ -86,9 +92,9 @@ class Compression:
         return len(data).to_bytes(3, "little") + bytes((number, 0, 0, 0)) + data
 
     def _deflated(self, data: bytearray) -> bytes:
-        if self._algorithm is Algorithm.ZSTD:
-            return zstd.compress(data, self._level)
-        return zlib.compress(data, _ZLIB_LEVEL)
+        if self.algorithm is Algorithm.ZSTD:
+            return zstd.compress(data, self.level)
+        return zlib.compress(data, self.level)
 
     def inflate(self, data: bytes = b"") -> bytes:
         """Take what came, however it was cut; returns what the next piece holds, b"" when none is here as a whole.
@@ -107,7 +113,7 @@ class Compression:
             body = bytes(self._data[_HEADER : _HEADER + length])
             del self._data[: _HEADER + length]
             if size:
-                return _inflated(body, size, self._algorithm)
+                return _inflated(body, size, self.algorithm)
             if body:
                 return body
         return b""

@@ -90,7 +90,8 @@ class HandshakeResponse:
     """Who the client is, and its first authentication data.
 
     capabilities: as the client sent them; `& offered` is what holds. max_packet: bytes. plugin: the plugin that made
-    `auth_data`, None when the client does not know plugins. attributes: `_client_name` and such.
+    `auth_data`, None when the client does not know plugins. attributes: `_client_name` and such. zstd_level: as the
+    client wants it, 0 when it does not say (or there is no zstd).
     """
 
     capabilities: Capability
@@ -101,6 +102,7 @@ class HandshakeResponse:
     database: str | None
     plugin: str | None
     attributes: dict[str, str] = field(default_factory=dict)
+    zstd_level: int = 0
 
 
 def _text(raw: bytes) -> str:
@@ -145,7 +147,8 @@ def _parse_handshake(payload: bytes, offered: Capability) -> TlsRequest | Handsh
     attributes: dict[str, str] = {}
     if agreed & Capability.CONNECT_ATTRS and reader.remaining:
         attributes = _attributes(reader.lenenc_bytes())
-    return HandshakeResponse(client, max_packet, charset, user, auth_data, database, plugin, attributes)
+    level = reader.integer(1) if agreed & Capability.ZSTD_COMPRESSION and reader.remaining else 0
+    return HandshakeResponse(client, max_packet, charset, user, auth_data, database, plugin, attributes, level)
 
 
 def _attributes(block: bytes) -> dict[str, str]:
