@@ -227,6 +227,7 @@ class RaftSettings(_Section):
     """The cluster. ``peers``: the initial members, this node among them; empty means a cluster of this node alone.
 
     ``join`` allows this node not to be among them: it founds nothing then, and waits to be added to their cluster.
+    ``copy_rate``: bytes in a second that it sends to each node that copies its log, 0 for any number.
     """
 
     listen: Listen = Address("127.0.0.1", 7401)
@@ -236,6 +237,7 @@ class RaftSettings(_Section):
     isolation_timeout: Annotated[Duration, Field(ge=0.05, le=3600)] | None = None
     priority: Integer = 0
     join: bool = False
+    copy_rate: Size = 200 * 1024**2
     tls: RaftTls = RaftTls()
 
     @property

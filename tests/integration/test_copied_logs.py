@@ -11,7 +11,8 @@ from clusters.lab import Lab, Node, soon, until
 from unit.store.samples import Source
 
 from kingbus_node.raft import copying
-from kingbus_node.raft.copying import CopyProgress, SegmentServer
+from kingbus_node.raft.api import CopyProgress
+from kingbus_node.raft.copying import SegmentServer
 from kingbus_node.store.entry import Entry
 from kingbus_node.store.errors import StoreError
 from kingbus_node.store.reader import LogReader

@@ -10,10 +10,11 @@ import pytest
 import kingbus_node.raft
 
 from .checks import ViolationError
-from .mutations import MUTATIONS, Mutation
+from .mutations import MUTATIONS, SAFETY, Mutation
 from .plots import PLOTS
 from .story import Story
 
+DECISION = Path(__file__).parents[2] / "docs" / "decisions" / "0010-own-raft-core.md"
 _NAMED = re.compile(r"``(?P<mutation>[a-z-]+)``, (?:seed|plot) (?P<story>[a-z0-9-]+)")
 
 
@@ -45,3 +46,15 @@ def test_rules_name_the_stories_that_fail_without_them() -> None:
         text = " ".join(source.read_text().split())
         named |= {match["mutation"]: match["story"] for match in _NAMED.finditer(text)}
     assert named == {name: str(mutation.story) for name, mutation in MUTATIONS.items()}
+
+
+def test_the_decision_lists_the_rules_as_they_are() -> None:
+    """Row by row, the last table of the document: which rule, the story that fails without it, and what breaks."""
+
+    def breaks(mutation: Mutation) -> str:
+        others = [one for one in mutation.expected if one not in SAFETY]
+        return ", ".join((["safety"] if set(SAFETY) <= set(mutation.expected) else []) + others)
+
+    table = DECISION.read_text().partition("| rule switched off |")[2].splitlines()
+    rows = [line for line in table[2:] if line.startswith("|")]
+    assert rows == [f"| `{name}` | {one.story} | {breaks(one)} |" for name, one in MUTATIONS.items()]

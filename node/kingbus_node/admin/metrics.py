@@ -111,6 +111,12 @@ def snapshot(status: Status, counters: Counters, version: str) -> Iterator[Metri
 
     yield gauge("raft_suspended", "1 while this node would not lead, because of its disk say.", bool(status.suspended))
 
+    copying = status.copying
+    text = "Bytes of the log copied from another node; only while this one copies."
+    yield gauge("store_copied_bytes", text, None if copying is None else copying.done_bytes)
+    text = "Bytes of the log to copy from another node; only while this one copies."
+    yield gauge("store_copy_total_bytes", text, None if copying is None else copying.total_bytes)
+
     connected = GaugeMetricFamily(
         "kingbus_raft_member_connected", "1 while this node is in contact with that member.", labels=["member"]
     )

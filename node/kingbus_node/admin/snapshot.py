@@ -8,7 +8,19 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from kingbus_node import __version__
-from kingbus_node.admin.views import Binlog, Counters, Gtid, Member, Readiness, Replica, Role, Source, Status, Storage
+from kingbus_node.admin.views import (
+    Binlog,
+    Copying,
+    Counters,
+    Gtid,
+    Member,
+    Readiness,
+    Replica,
+    Role,
+    Source,
+    Status,
+    Storage,
+)
 from kingbus_node.binlog.executed import ExecutedSet
 from kingbus_node.config import Address, Config
 from kingbus_node.raft.api import ClusterConsensus, Consensus, MemberStatus
@@ -60,6 +72,7 @@ def status(
         version=__version__,
         reasons=readiness.reasons,
         suspended=consensus.suspended,
+        copying=_copying(consensus, members),
     )
 
 
@@ -82,6 +95,14 @@ def _member(one: MemberStatus, admin: str | None) -> Member:
         round_trip_seconds=one.round_trip,
         in_flight_bytes=one.in_flight_bytes,
     )
+
+
+def _copying(consensus: ClusterConsensus, members: Sequence[Member]) -> Copying | None:
+    now = consensus.copying
+    if now is None:
+        return None
+    peer = next((member.name for member in members if member.address == now.peer), now.peer)
+    return Copying(peer, now.done_bytes, now.total_bytes)
 
 
 def _own_role(consensus: Consensus, members: Sequence[Member], name: str) -> Role:

@@ -111,12 +111,25 @@ class Storage:
 
 
 @dataclass(frozen=True, slots=True)
+class Copying:
+    """A copy of the log that this node takes from another one, because it has none, or one that is too old.
+
+    ``peer``: the node that it comes from. ``total_bytes`` is 0 as long as that is not known.
+    """
+
+    peer: str
+    done_bytes: int
+    total_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class Status:
     """All of ``GET /v1/status``.
 
     Seen by one node, but for ``source``, which the leader knows, and ``replicas``, which are those of all nodes.
     ``silent``: the nodes that were asked for theirs and gave no answer in time. ``reasons``: why not ``ready``.
-    ``suspended``: why this node would not lead (its disk is full, say), null while all is well.
+    ``suspended``: why this node would not lead (its disk is full, say), null while all is well. ``copying``: null but
+    while this node copies the log.
     """
 
     node: str
@@ -136,6 +149,7 @@ class Status:
     reasons: Sequence[str] = ()
     silent: Sequence[str] = ()
     suspended: str | None = None
+    copying: Copying | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -62,13 +62,16 @@ def _view(client: AdminClient) -> RenderableType:
 def report(answer: object) -> Report:
     """``GET /v1/status`` for people."""
     made = Report()
-    source, storage, suspended = (field(answer, name) for name in ("source", "storage", "suspended"))
+    source, storage, suspended, copying = (
+        field(answer, name) for name in ("source", "storage", "suspended", "copying")
+    )
     made.pairs(
         {
             "Node": "{}, {} of term {}".format(*(text(field(answer, name)) for name in ("node", "role", "term"))),
             "Leader": text(field(answer, "leader")),
             "Ready": _ready(answer),
             **({"Not leading": text(suspended)} if suspended else {}),
+            **({"Copying": _copying(copying)} if copying else {}),
             "Log": f"committed {text(field(answer, 'commit_index'))} of {text(field(answer, 'last_index'))} entries",
             "Source": _source(source),
             "Error": text(field(source, "error")),
@@ -90,6 +93,12 @@ def report(answer: object) -> Report:
 def _ready(answer: object) -> str:
     reasons = "; ".join(text(reason) for reason in items(field(answer, "reasons")))
     return text(field(answer, "ready")) + (f" ({reasons})" if reasons else "")
+
+
+def _copying(copying: object) -> str:
+    done, total = field(copying, "done_bytes"), field(copying, "total_bytes")
+    share = f" ({100 * done // total} %)" if isinstance(done, int) and isinstance(total, int) and total else ""
+    return f"{size(done)} of {size(total)}{share} of the log from {text(field(copying, 'peer'))}"
 
 
 def _source(source: object) -> str:

@@ -54,6 +54,19 @@ ContactListener = Callable[[bool], None]
 
 
 @dataclass(frozen=True, slots=True)
+class CopyProgress:
+    """How far a copy of the log is, in bytes.
+
+    :param peer: the address that it comes from
+    :param total_bytes: 0 as long as the peer has not said it
+    """
+
+    peer: str
+    done_bytes: int
+    total_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class MemberStatus:
     """One member of the cluster as this node sees it; what only the leader knows is None elsewhere.
 
@@ -192,6 +205,10 @@ class ClusterConsensus(Consensus, Protocol):
     def suspend(self, reason: str | None) -> None:
         """With a `reason` this node hands over when it leads, and does not lead again until told None. What it finds
         out by itself (a full disk, a hanging one) it does and undoes by itself."""
+
+    @property
+    def copying(self) -> CopyProgress | None:
+        """How far this node is with copying the log from another one; None when it does not do so."""
 
     def members(self) -> list[MemberStatus]:
         """The members, sorted by address, learners included."""

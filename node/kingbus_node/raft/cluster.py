@@ -27,6 +27,7 @@ from kingbus_node.raft.api import (
     ConsensusClosedError,
     ConsensusFailedError,
     ContactListener,
+    CopyProgress,
     DeadlineError,
     Leadership,
     LeadershipListener,
@@ -35,7 +36,7 @@ from kingbus_node.raft.api import (
     NotLeaderError,
 )
 from kingbus_node.raft.configuration import Configuration, Member, MemberRole
-from kingbus_node.raft.copying import STREAM, CopyProgress, SegmentServer, mend
+from kingbus_node.raft.copying import STREAM, SegmentServer, mend
 from kingbus_node.raft.core import Raft
 from kingbus_node.raft.errors import ChangeRefusedError, RaftError
 from kingbus_node.raft.hello import Hello, Purpose
@@ -476,7 +477,7 @@ class Cluster:
 
     @property
     def copying(self) -> CopyProgress | None:
-        """How far this node is with copying the log from another one; None when it does not do so."""
+        """See `raft.api.ClusterConsensus.copying`."""
         return self._loop.copier.progress
 
     def mend(self, first_index: int) -> str:

@@ -23,9 +23,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from typing import BinaryIO, Final
 
+from kingbus_node.raft.api import CopyProgress
 from kingbus_node.raft.errors import ProtocolError, RaftError
 from kingbus_node.raft.hello import Hello
 from kingbus_node.raft.journal import Journal
@@ -49,15 +49,6 @@ _AGAIN_SECONDS: Final = 10.0
 _ATTEMPTS: Final = 5
 
 OpenStream = Callable[[str, str, float], AbstractContextManager[socket.socket]]
-
-
-@dataclass(frozen=True, slots=True)
-class CopyProgress:
-    """How far a copy is, in bytes; peer: the address that it comes from."""
-
-    peer: str
-    done_bytes: int
-    total_bytes: int
 
 
 class Throttle:

@@ -73,4 +73,5 @@ class ClusterOptions:
             tls=files,
             info=info or {},
             min_free_bytes=min_free_bytes,
+            copy_rate=raft.copy_rate,
         )

@@ -9,7 +9,7 @@ from unit.admin.fakes import REPLICA, STATUS, FakeNode
 
 from kingbus_node.admin.histogram import FSYNC_BUCKETS, Histogram
 from kingbus_node.admin.metrics import Metrics
-from kingbus_node.admin.views import Source
+from kingbus_node.admin.views import Copying, Source
 
 PROMISED = [
     "raft_term",
@@ -102,3 +102,11 @@ def test_only_the_leader_tells_the_state_of_the_source() -> None:
     assert not [name for name, _ in follower if name == "kingbus_source_state"]
     assert follower["kingbus_source_connected", ""] == 0
     assert ("kingbus_source_lag_seconds", "") not in follower
+
+
+def test_a_copy_of_the_log_is_told_while_it_goes_on() -> None:
+    quiet = samples(scrape(FakeNode()))
+    assert not [name for name, _ in quiet if "cop" in name]
+    found = samples(scrape(FakeNode(replace(STATUS, copying=Copying("node-2", 5, 20)))))
+    assert found["kingbus_store_copied_bytes", ""] == 5
+    assert found["kingbus_store_copy_total_bytes", ""] == 20

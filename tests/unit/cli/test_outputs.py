@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from unit.admin.fakes import REPLICA, STATUS, FakeControl, FakeNode
 from unit.admin.test_admin_http import serving
 
-from kingbus_node.admin.views import Member, Refused, Replica
+from kingbus_node.admin.views import Copying, Member, Refused, Replica
 from kingbus_node.cli import main
 
 KEPT = Path(__file__).parent / "outputs"
@@ -34,6 +34,7 @@ NOW = replace(
     ready=False,
     reasons=["this node is not in touch with a quorum"],
     suspended="its disk is full",
+    copying=Copying("node-2", 30 << 20, 120 << 20),
 )
 
 
