@@ -15,12 +15,13 @@ from kingbus_node.demo.servers import Flavor
 from kingbus_node.demo.waiting import wait_until
 
 RATE = 1 << 20
-SETTINGS = {"raft": {"copy_rate": RATE}, "storage": {"segment_bytes": "1MiB", "min_free_bytes": 0}}
+RAFT: dict[str, object] = {"copy_rate": RATE}
+STORAGE: dict[str, object] = {"segment_bytes": "1MiB", "min_free_bytes": 0}
 
 
 @pytest.mark.timeout(600)
 def test_a_node_alone_becomes_three_and_its_replica_notices_nothing(pool: Pool) -> None:
-    ensemble = Ensemble.start(pool, Flavor.MYSQL, size=1, settings=SETTINGS)
+    ensemble = Ensemble.start(pool, Flavor.MYSQL, size=1, settings={"raft": RAFT, "storage": STORAGE})
     (first,) = ensemble.cluster.nodes
     replica = ensemble.replica(first)
     for _ in range(3):
@@ -40,7 +41,7 @@ def join(ensemble: Ensemble, number: int) -> None:
     """Adds a node, looks at its copy of the log, and waits until it votes."""
     first = ensemble.cluster.nodes[0]
     name = f"node-{number}"
-    settings = {**SETTINGS, "raft": {**SETTINGS["raft"], "join": True}}
+    settings = {"raft": {**RAFT, "join": True}, "storage": STORAGE}
     node = NodeProcess(ensemble.source, first.folder.parent / name, name=name, settings=settings)
     node.peers = (first.raft_port,)
     ensemble.cluster.nodes.append(node)
