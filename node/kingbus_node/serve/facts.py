@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass, field
 from decimal import Decimal
 
+from kingbus_node.serve.privileges import ALL, Privileges
 from kingbus_node.wire.commands import Registration
 
 _LEADING_INTEGER = re.compile(rb"\s*[+-]?\d{1,20}")
@@ -22,6 +23,7 @@ class SessionFacts:
     host, port: the client's address. user: the account that logged in. tls: the protocol ("TLSv1.3"), '' without TLS;
     tls_cipher likewise. compression: the algorithm of the compressed protocol, '' without it. attributes: connect
     attributes (`_client_name`, `program_name`, ...).
+    privileges: what the user may do, as of the login.
     user_variables: what ``SET @name = value`` left, under lower-case names without the @ (names are case-insensitive).
     registration: what COM_REGISTER_SLAVE said, if it came.
     dumping: the connection has become a dump.
@@ -36,6 +38,7 @@ class SessionFacts:
     compression: str = ""
     compression_level: int = 0
     attributes: dict[str, str] = field(default_factory=dict)
+    privileges: Privileges = ALL
     user_variables: dict[str, UserValue] = field(default_factory=dict)
     registration: Registration | None = None
     dumping: bool = False

@@ -20,8 +20,9 @@ from kingbus_node.serve.attempts import Attempts
 from kingbus_node.serve.channel import Channel, DisconnectedError, PeerTimeoutError
 from kingbus_node.serve.facts import SessionFacts
 from kingbus_node.serve.keys import RsaPair
+from kingbus_node.serve.privileges import Privilege, check
 from kingbus_node.serve.sql import Answer, SqlSession
-from kingbus_node.serve.users import Users
+from kingbus_node.serve.users import User, Users
 from kingbus_node.serve.view import Neighbours, Process, ServerView
 from kingbus_node.store.errors import StoreError
 from kingbus_node.wire import capabilities
@@ -234,8 +235,9 @@ class Session:
         compression = self._agreed_compression(response)
         self.facts.compression = "" if compression is None else str(compression.algorithm)
         self.facts.compression_level = 0 if compression is None else compression.level
-        login = self._login(response.user, plugin)
-        self._authenticate(login, login.begin(response.plugin, response.auth_data), response.user)
+        account = self._server.users.find(response.user)
+        login = self._login(account, plugin)
+        self._authenticate(login, login.begin(response.plugin, response.auth_data), response.user, account)
         self._channel.set_deadline(None)
         self._server.on_login(self.facts, self._sql.database)
         self._ok()
@@ -261,9 +263,9 @@ class Session:
     def _receive_response(self, offered: Capability) -> TlsRequest | HandshakeResponse:
         return parse_handshake(self._channel.recv_packet(MAX_HANDSHAKE), offered)
 
-    def _login(self, user: str, greeting_plugin: Plugin) -> Login:
+    def _login(self, account: User | None, greeting_plugin: Plugin) -> Login:
         return Login(
-            self._server.users.find(user),
+            account,
             scramble=self._scramble,
             greeting_plugin=greeting_plugin,
             secure=bool(self.facts.tls),
@@ -271,15 +273,17 @@ class Session:
             decrypt=self._server.rsa.decrypt,
         )
 
-    def _authenticate(self, login: Login, step: Step, user: str) -> None:
-        """Go through the conversation to its end; returns when the client has proven who it is."""
+    def _authenticate(self, login: Login, step: Step, user: str, account: User | None) -> None:
+        """Go through the conversation to its end; returns when the client has proven who it is, and may come so."""
         while True:
             self._channel.send_packets(step.packets)
             if step.outcome is not Outcome.CONTINUE:
                 break
             step = login.proceed(self._channel.recv_packet(MAX_HANDSHAKE))
-        if step.outcome is Outcome.ACCEPTED:
+        unencrypted = account is not None and account.require_tls and not self.facts.tls
+        if step.outcome is Outcome.ACCEPTED and account is not None and not unencrypted:
             self.facts.user = user
+            self.facts.privileges = account.privileges
             self._server.attempts.succeeded(self.facts.host)
             return
         if step.outcome is Outcome.UNSUPPORTED:
@@ -291,6 +295,8 @@ class Session:
         verdict = self._server.attempts.failed(self.facts.host)
         if verdict.log:
             more = f" ({verdict.unlogged} more from there were not logged)" if verdict.unlogged else ""
+            if unencrypted:
+                more = f": this user must use TLS{more}"
             _log.warning("connection %d: %s%s", self.facts.connection_id, refusal.message, more)
         time.sleep(verdict.delay)  # the answer to a guess is worth waiting for; only this connection's thread waits
         raise refusal
@@ -345,9 +351,7 @@ class Session:
             case Command.STATISTICS:
                 self._channel.send_packet(self._statistics())
             case Command.PROCESS_KILL:
-                number = parse_process_kill(arguments)
-                if not self._server.neighbours.kill(number):
-                    raise error(ErrorCode.NO_SUCH_THREAD, f"Unknown thread id: {number}")
+                self._sql.kill(parse_process_kill(arguments))
                 self._ok()
             case Command.SET_OPTION:
                 parse_set_option(arguments)
@@ -358,7 +362,10 @@ class Session:
             case Command.CHANGE_USER:
                 self._change_user(arguments)
             case Command.REGISTER_SLAVE:
-                self.facts.registration = parse_register_slave(arguments)
+                registration = parse_register_slave(arguments)
+                if Privilege.REPLICATION_SLAVE not in self.facts.privileges:  # 1045 for this one (captured)
+                    raise access_denied(self.facts.user, "%", using_password=True)
+                self.facts.registration = registration
                 self._ok()
             case Command.BINLOG_DUMP:
                 self._dump(parse_binlog_dump(arguments))
@@ -408,10 +415,11 @@ class Session:
         plugin = Plugin.NATIVE if self._server.view.mariadb else Plugin.CACHING_SHA2
         if request.plugin is not None:
             self._scramble = _new_scramble()
-        login = self._login(request.user, plugin)
+        account = self._server.users.find(request.user)
+        login = self._login(account, plugin)
         step = login.begin(request.plugin, request.auth_data, switch=request.plugin is not None)
         try:
-            self._authenticate(login, step, request.user)
+            self._authenticate(login, step, request.user, account)
         except MySQLError as problem:
             # MySQL ends the connection when the new user is refused.
             raise ProtocolError(problem.code, problem.sqlstate, problem.message) from problem
@@ -424,6 +432,7 @@ class Session:
         self._ok()
 
     def _dump(self, request: DumpRequest) -> None:
+        check(self.facts.privileges, "DUMP", mariadb=self._server.view.mariadb)
         self._now("Binlog Dump GTID" if request.gtid_set else "Binlog Dump")
         self.facts.dumping = True
         self._server.dump(request, self.facts, self._channel)

@@ -20,6 +20,7 @@ from kingbus_node.binlog.gtid import GtidSet
 from kingbus_node.serve.facts import SessionFacts, UserValue
 from kingbus_node.serve.lexer import Dialect
 from kingbus_node.serve.moments import moment
+from kingbus_node.serve.privileges import Privilege, check
 from kingbus_node.serve.statements import (
     Assignment,
     Call,
@@ -128,8 +129,7 @@ class SqlSession:
             case ShowBinlogEvents():
                 return self._show_events(parsed)
             case Kill():
-                if not self._neighbours.kill(parsed.connection_id):
-                    raise error(ErrorCode.NO_SUCH_THREAD, f"Unknown thread id: {parsed.connection_id}")
+                self.kill(parsed.connection_id)
                 return Ok()
             case Use():
                 self.database = parsed.database
@@ -142,7 +142,20 @@ class SqlSession:
             case _:
                 raise AssertionError(f"a statement without an answer: {parsed!r}")
 
+    def kill(self, connection_id: int) -> None:
+        """KILL, and COM_PROCESS_KILL: one's own connections, or those of others if one may."""
+        if Privilege.CONNECTION_ADMIN not in self.facts.privileges:
+            users = {process.connection_id: process.user for process in self._neighbours.processes()}
+            if users.get(connection_id, self.facts.user) != self.facts.user:
+                raise error(ErrorCode.KILL_DENIED, f"You are not owner of thread {connection_id}")
+        if not self._neighbours.kill(connection_id):
+            raise error(ErrorCode.NO_SUCH_THREAD, f"Unknown thread id: {connection_id}")
+
+    def _check_privilege(self, what: str) -> None:
+        check(self.facts.privileges, what, mariadb=self._view.mariadb)
+
     def _purge(self, order: PurgeLogs) -> None:
+        self._check_privilege("PURGE")
         before: float | None = None
         if order.before is not None:
             before = moment(self._evaluate(order.before), order.interval)
@@ -340,6 +353,7 @@ class SqlSession:
         yield "Uptime", str(int(time.time() - self._started))
 
     def _show(self, show: Show) -> ResultSet:
+        self._check_privilege(show.what)
         match show.what:
             case "BINARY LOGS":
                 return self._binary_logs()
@@ -417,7 +431,10 @@ class SqlSession:
             flags = ColumnFlag.BINARY | ColumnFlag.NOT_NULL
             columns.append(Column(b"Progress", ColumnType.DOUBLE, 7, flags, 3, BINARY_CHARSET))
         rows: list[list[Value]] = []
+        others = Privilege.PROCESS in self.facts.privileges
         for process in self._neighbours.processes():
+            if not others and process.user != self.facts.user:
+                continue
             info = None if process.info is None else process.info.encode()
             row: list[Value] = [
                 b"%d" % process.connection_id,
@@ -433,6 +450,7 @@ class SqlSession:
         return ResultSet(columns, rows)
 
     def _show_events(self, show: ShowBinlogEvents) -> ResultSet:
+        self._check_privilege("BINLOG EVENTS")
         columns = (
             text_column("Log_name", 80),
             integer_column("Pos", 12),

@@ -13,6 +13,7 @@ from typing import Final
 
 from kingbus_node.serve.lexer import Dialect, Kind, Token, syntax_error, tokenize
 from kingbus_node.serve.moments import SECONDS
+from kingbus_node.serve.privileges import missing
 from kingbus_node.wire.errors import ErrorCode, MySQLError, error
 
 _MAX_DEPTH: Final = 32
@@ -212,7 +213,18 @@ _READ_ONLY: Final = frozenset((
     "REPAIR", "REPLACE", "RESTORE", "REVOKE", "TRUNCATE", "UNINSTALL", "UPDATE", "XA",
 ))
 # fmt: on
-_NEEDS_SUPER: Final = frozenset(["CHANGE", "CLONE", "FLUSH", "RESET", "RESTART", "SHUTDOWN", "STOP"])
+_SLAVE_ADMIN: Final = ("SUPER or REPLICATION_SLAVE_ADMIN", "SUPER, REPLICATION SLAVE ADMIN")
+_ADMINISTRATION: Final = {
+    "CHANGE": _SLAVE_ADMIN,
+    "CLONE": ("BACKUP_ADMIN", "SUPER"),
+    "FLUSH": ("RELOAD", "RELOAD"),
+    "RESET": ("RELOAD", "RELOAD"),
+    "RESTART": ("SHUTDOWN", "SHUTDOWN"),
+    "SHUTDOWN": ("SHUTDOWN", "SHUTDOWN"),
+    "START": _SLAVE_ADMIN,
+    "STOP": _SLAVE_ADMIN,
+}
+"""Statements for which no user of a node has the privilege, with its name in MySQL's and in MariaDB's error."""
 _SCOPES: Final = frozenset(["GLOBAL", "SESSION", "LOCAL", "PERSIST", "PERSIST_ONLY"])
 _WORDLESS_FUNCTIONS: Final = frozenset(
     ["CURRENT_USER", "CURRENT_TIMESTAMP", "LOCALTIME", "LOCALTIMESTAMP", "UTC_TIMESTAMP"]
@@ -225,14 +237,6 @@ def read_only(dialect: Dialect) -> MySQLError:
     return error(
         ErrorCode.OPTION_PREVENTS_STATEMENT,
         f"The {dialect.product} server is running with the --read-only option so it cannot execute this statement",
-    )
-
-
-def privilege_missing(what: str) -> MySQLError:
-    """ER_SPECIFIC_ACCESS_DENIED_ERROR: the users of a node may read binlogs, no more."""
-    return error(
-        ErrorCode.SPECIFIC_ACCESS_DENIED,
-        f"Access denied; you need (at least one of) the {what} privilege(s) for this operation",
     )
 
 
@@ -349,15 +353,19 @@ class _Parser:
                 self._next()
                 if self._take("TRANSACTION"):
                     return Nothing()
-                raise privilege_missing("SUPER")
+                raise self._privilege_missing("START")
             case word if word in _READ_ONLY:
                 raise read_only(self._dialect)
-            case word if word in _NEEDS_SUPER:
-                raise privilege_missing("SUPER")
+            case word if word in _ADMINISTRATION:
+                raise self._privilege_missing(word)
             case _:
                 raise self._error()
         self._end()
         return parsed
+
+    def _privilege_missing(self, word: str) -> MySQLError:
+        mysql, mariadb = _ADMINISTRATION[word]
+        return missing(mysql, mariadb, mariadb=self._dialect.mariadb)
 
     def _select(self) -> Statement:
         self._next()
@@ -420,7 +428,7 @@ class _Parser:
             self._next()
         if self._token.is_word("TRANSACTION"):
             if scope.is_word("GLOBAL"):
-                raise privilege_missing("SUPER")
+                raise missing("SUPER or SYSTEM_VARIABLES_ADMIN", "SUPER", mariadb=self._dialect.mariadb)
             return self._set_transaction()
         if self._token.is_word("PASSWORD", "ROLE", "DEFAULT", "RESOURCE"):
             raise read_only(self._dialect)

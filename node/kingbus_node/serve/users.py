@@ -1,4 +1,4 @@
-"""Who may log in: the users file, or a folder.
+"""Who may log in, and what for: the users file, or a folder.
 
 A folder, such as a mounted Secret, holds a file for each user: the file's name is the user's, its content the password.
 Names that begin with a dot are not looked at (Kubernetes keeps the versions of a Secret in such folders).
@@ -12,8 +12,15 @@ A YAML list. Each item names a `user` and one of
   caching_sha2_password, as SELECT authentication_string FROM mysql.user prints it; or, because that salt holds
   unprintable bytes, ``0x`` and hexadecimal digits as SHOW CREATE USER prints it with print_identified_with_as_hex,
 
-and optionally `plugins`, the preferred one first; without it a password may prove itself by caching_sha2_password or
-mysql_native_password, an auth_string by its own plugin. Passwords are only kept as the hashes that logins are checked
+and optionally
+
+- `plugins`, the preferred one first; without it a password may prove itself by caching_sha2_password or
+  mysql_native_password, an auth_string by its own plugin,
+- `privileges`, by the names that GRANT has for them (see `privileges`); without it the user has all,
+- `require_tls`, true for a user that may not come without TLS.
+
+In a folder, a file of the name users.yaml is such a list as well: it says more about the users that are files beside it
+(`password_file`), or adds some. Passwords are only kept as the hashes that logins are checked
 against. The files are read again when one of them changes; a mistake then leaves the old users in force, and is logged.
 """
 
@@ -23,11 +30,13 @@ import logging
 import threading
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import yaml
 
+from kingbus_node.serve.privileges import ALL, Privilege, Privileges, privileges_of
 from kingbus_node.wire.auth import Account, Plugin, Sha2Stored, native_hash, sha2_digest
 
 _log = logging.getLogger(__name__)
@@ -36,9 +45,19 @@ _CHECK_SECONDS: Final = 1.0
 _MAX_FILE: Final = 1 << 20
 _MAX_USER_CHARACTERS: Final = 80  # MariaDB's limit; MySQL's is 32
 _MAX_PASSWORD_BYTES: Final = 255
-_KEYS: Final = frozenset(("user", "password", "password_file", "auth_string", "plugins"))
+_KEYS: Final = frozenset(("user", "password", "password_file", "auth_string", "plugins", "privileges", "require_tls"))
+_LIST: Final = "users.yaml"
+"""The file in a folder that is no user but a list."""
 _PROOFS: Final = ("password", "password_file", "auth_string")
 _BOTH: Final = (Plugin.CACHING_SHA2, Plugin.NATIVE)
+
+
+@dataclass(slots=True)
+class User(Account):
+    """An account, and what it may do. require_tls: only over TLS."""
+
+    privileges: Privileges = ALL
+    require_tls: bool = False
 
 
 class UsersError(Exception):
@@ -56,10 +75,15 @@ def _read(path: Path) -> bytes:
     return data
 
 
-def load_users(path: Path) -> tuple[dict[str, Account], tuple[Path, ...]]:
+def load_users(path: Path) -> tuple[dict[str, User], tuple[Path, ...]]:
     """Read the users file, or folder. Returns the accounts by user name, and what to watch. Raises `UsersError`."""
     if path.is_dir():
         return _load_folder(path)
+    accounts, extra = _load_list(path)
+    return accounts, (path, *extra)
+
+
+def _load_list(path: Path) -> tuple[dict[str, User], list[Path]]:
     try:
         document = yaml.safe_load(_read(path).decode("utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as problem:
@@ -70,8 +94,8 @@ def load_users(path: Path) -> tuple[dict[str, Account], tuple[Path, ...]]:
         document = []
     if not isinstance(document, list):
         raise UsersError(f"{path}: expected a list of users, found {_kind(document)}")
-    accounts: dict[str, Account] = {}
-    files = [path]
+    accounts: dict[str, User] = {}
+    files: list[Path] = []
     for number, item in enumerate(document):
         where = f"{path}: [{number}]"
         account, extra = _account(where, item, path.parent)
@@ -79,23 +103,33 @@ def load_users(path: Path) -> tuple[dict[str, Account], tuple[Path, ...]]:
             raise UsersError(f"{where}.user: {account.user!r} is there twice: expected each user once")
         accounts[account.user] = account
         files += extra
-    return accounts, tuple(files)
+    return accounts, files
 
 
-def _load_folder(folder: Path) -> tuple[dict[str, Account], tuple[Path, ...]]:
+def _load_folder(folder: Path) -> tuple[dict[str, User], tuple[Path, ...]]:
     try:
         files = sorted(file for file in folder.iterdir() if not file.name.startswith(".") and file.is_file())
     except OSError as problem:
         raise UsersError(f"{folder}: cannot be read: {problem.strerror}") from problem
-    accounts = {file.name: _with_password(str(file), file.name, _read(file).rstrip(b"\r\n"), None) for file in files}
-    return accounts, (folder, *files)
+    listed: dict[str, User] = {}
+    apart: list[Path] = []
+    if (folder / _LIST) in files:
+        listed, apart = _load_list(folder / _LIST)
+        apart.append(folder / _LIST)
+    accounts = {
+        file.name: _with_password(str(file), file.name, _read(file).rstrip(b"\r\n"), None)
+        for file in files
+        if file not in apart
+    }
+    return accounts | listed, (folder, *files, *apart)
 
 
 def _kind(value: object) -> str:
-    return {dict: "a mapping", list: "a list", str: "a text", type(None): "nothing"}.get(type(value), "a number")
+    kinds = {dict: "a mapping", list: "a list", str: "a text", bool: "true or false", type(None): "nothing"}
+    return kinds.get(type(value), "a number")
 
 
-def _account(where: str, item: object, folder: Path) -> tuple[Account, list[Path]]:
+def _account(where: str, item: object, folder: Path) -> tuple[User, list[Path]]:
     if not isinstance(item, Mapping):
         raise UsersError(f"{where}: expected a mapping with user and password, found {_kind(item)}")
     for key in item:
@@ -114,12 +148,41 @@ def _account(where: str, item: object, folder: Path) -> tuple[Account, list[Path
     if not isinstance(proof, str):
         raise UsersError(f"{where}.{given[0]} ({user}): expected a text (put it in quotes), found {_kind(proof)}")
     plugins = _plugins(where, user, item.get("plugins"))
-    if given[0] == "auth_string":
+    account, files = _proven(where, user, given[0], proof, plugins, folder)
+    account.privileges = _privileges(where, user, item.get("privileges"))
+    account.require_tls = _truth(where, user, "require_tls", item.get("require_tls", False))
+    return account, files
+
+
+def _proven(
+    where: str, user: str, kind: str, proof: str, plugins: tuple[Plugin, ...] | None, folder: Path
+) -> tuple[User, list[Path]]:
+    if kind == "auth_string":
         return _stored(where, user, proof, plugins), []
-    if given[0] == "password":
+    if kind == "password":
         return _with_password(where, user, proof.encode("utf-8"), plugins), []
     file = folder / proof
     return _with_password(where, user, _read(file).rstrip(b"\r\n"), plugins), [file]
+
+
+def _privileges(where: str, user: str, given: object) -> Privileges:
+    if given is None:
+        return ALL
+    names = ", ".join(Privilege)
+    if not isinstance(given, list) or any(not isinstance(name, str) for name in given):
+        raise UsersError(f"{where}.privileges ({user}): expected a list of {names} or ALL, found {_kind(given)}")
+    try:
+        return privileges_of(given)
+    except ValueError as unknown:
+        raise UsersError(
+            f"{where}.privileges ({user}): unknown privilege {str(unknown)!r}: expected {names} or ALL"
+        ) from None
+
+
+def _truth(where: str, user: str, key: str, given: object) -> bool:
+    if not isinstance(given, bool):
+        raise UsersError(f"{where}.{key} ({user}): expected true or false, found {_kind(given)}")
+    return given
 
 
 def _plugins(where: str, user: str, given: object) -> tuple[Plugin, ...] | None:
@@ -131,12 +194,12 @@ def _plugins(where: str, user: str, given: object) -> tuple[Plugin, ...] | None:
     return tuple(dict.fromkeys(Plugin(name) for name in given))
 
 
-def _with_password(where: str, user: str, password: bytes, plugins: tuple[Plugin, ...] | None) -> Account:
+def _with_password(where: str, user: str, password: bytes, plugins: tuple[Plugin, ...] | None) -> User:
     if len(password) > _MAX_PASSWORD_BYTES or b"\0" in password:
         raise UsersError(
             f"{where} ({user}): expected a password of at most {_MAX_PASSWORD_BYTES} bytes, none of them NUL"
         )
-    return Account(
+    return User(
         user,
         plugins or _BOTH,
         native=native_hash(password) if password else None,
@@ -145,7 +208,7 @@ def _with_password(where: str, user: str, password: bytes, plugins: tuple[Plugin
     )
 
 
-def _stored(where: str, user: str, text: str, plugins: tuple[Plugin, ...] | None) -> Account:
+def _stored(where: str, user: str, text: str, plugins: tuple[Plugin, ...] | None) -> User:
     problem = UsersError(
         f"{where}.auth_string ({user}): expected * and 40 hexadecimal digits (mysql_native_password) or $A$005$ and 63 "
         "bytes (caching_sha2_password), as they are or as 0x and hexadecimal digits"
@@ -156,9 +219,9 @@ def _stored(where: str, user: str, text: str, plugins: tuple[Plugin, ...] | None
             native = bytes.fromhex(raw[1:].decode("ascii"))
             if len(native) != 20:
                 raise problem
-            account = Account(user, (Plugin.NATIVE,), native=native)
+            account = User(user, (Plugin.NATIVE,), native=native)
         else:
-            account = Account(user, (Plugin.CACHING_SHA2,), sha2_stored=Sha2Stored.parse(raw))
+            account = User(user, (Plugin.CACHING_SHA2,), sha2_stored=Sha2Stored.parse(raw))
     except ValueError:
         raise problem from None
     if plugins is not None and plugins != account.plugins:
@@ -177,7 +240,7 @@ class Users:
         self._seen = self._signature()
         self._checked = time.monotonic()
 
-    def find(self, user: str) -> Account | None:
+    def find(self, user: str) -> User | None:
         """The account of this name, None when there is none."""
         with self._lock:
             self._refresh()

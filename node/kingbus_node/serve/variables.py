@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Final
 
+from kingbus_node.serve.privileges import missing
 from kingbus_node.serve.view import ServerView
 from kingbus_node.wire.errors import ErrorCode, MySQLError, error
 
@@ -211,11 +212,7 @@ class SystemVariables:
         """The variable, if a session may SET it; else the error that says why not."""
         variable = self.find(name)
         if scope == "GLOBAL":
-            needed = "SUPER" if self._view.mariadb else "SUPER or SYSTEM_VARIABLES_ADMIN"
-            raise error(
-                ErrorCode.SPECIFIC_ACCESS_DENIED,
-                f"Access denied; you need (at least one of) the {needed} privilege(s) for this operation",
-            )
+            raise missing("SUPER or SYSTEM_VARIABLES_ADMIN", "SUPER", mariadb=self._view.mariadb)
         if variable.scope is Scope.GLOBAL:
             raise error(
                 ErrorCode.GLOBAL_VARIABLE,

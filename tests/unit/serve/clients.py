@@ -35,6 +35,9 @@ USERS = f"""
 - {{user: sha2, password: {PASSWORD}, plugins: [caching_sha2_password]}}
 - {{user: stored, auth_string: "{STORED}"}}
 - {{user: empty, password: ""}}
+- {{user: encrypted, password: {PASSWORD}, require_tls: true}}
+- {{user: replica, password: {PASSWORD}, privileges: [REPLICATION SLAVE]}}
+- {{user: watcher, password: {PASSWORD}, privileges: [REPLICATION CLIENT]}}
 """
 
 

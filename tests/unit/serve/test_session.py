@@ -143,6 +143,21 @@ def test_tls_may_be_required(keys: Keys) -> None:
         server.connect(tls=True).close()
 
 
+def test_a_user_may_have_to_use_tls(server: TestServer, caplog: pytest.LogCaptureFixture) -> None:
+    """MySQL 9.7 says the same as to a wrong password (captured); why is for the log."""
+    with server.connect("encrypted", tls=True) as connection:
+        connection.ping(reconnect=False)
+    with caplog.at_level(logging.WARNING):
+        for password in (PASSWORD, "wrong"):
+            with pytest.raises(pymysql.err.OperationalError) as refused:
+                server.connect("encrypted", password)
+            text = "Access denied for user 'encrypted'@'127.0.0.1' (using password: YES)"
+            assert refused.value.args == (1045, text)
+    assert "this user must use TLS" in caplog.text
+    with server.connect() as connection, pytest.raises(pymysql.err.OperationalError):
+        change_user(connection, "encrypted", PLUGINS[1])
+
+
 def test_a_node_that_is_not_ready_says_so_instead_of_a_greeting(keys: Keys) -> None:
     """With ER_SERVER_SHUTDOWN, after which replicas try again."""
     with TestServer(keys, unready="no source has been reached yet") as server, server.raw() as client:
@@ -318,6 +333,52 @@ def test_a_refused_dump_is_told_and_ends_the_connection(keys: Keys) -> None:
         connection.command(0x1E, bytes.fromhex("020002000000000000000400000000000000080000000000000000000000"))
         assert connection.answer() == b"\0one event"
         assert refusal(connection.answer) == (1236, "Could not find  for repl")
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments", "code", "text"),
+    [
+        (0x12, "0400000000000c000000", 1227, "REPLICATION SLAVE privilege(s)"),
+        (0x1E, "00000c00000000000000" + "0400000000000000" + "08000000" + "00" * 8, 1227, "REPLICATION SLAVE"),
+        (0x15, "0c000000" + "000000" + "0000" + "00000000" + "00000000", 1045, "'watcher'@'%' (using password: YES)"),
+    ],
+)
+def test_who_may_not_replicate_is_told_and_stays(
+    server: TestServer, command: int, arguments: str, code: int, text: str
+) -> None:
+    with server.connect("watcher") as connection:
+        connection.command(command, bytes.fromhex(arguments))
+        with pytest.raises(pymysql.err.OperationalError) as refused:
+            connection.answer()
+        assert refused.value.args[0] == code
+        assert text in refused.value.args[1]
+        connection.ping(reconnect=False)
+        with connection.cursor() as cursor:
+            cursor.execute("SHOW BINARY LOGS")
+    assert server.dumps == []
+
+
+def test_who_may_only_replicate_ends_its_own_connections_only(server: TestServer) -> None:
+    """The fake neighbour 7 is repl's."""
+    with server.connect("replica") as connection:
+        connection.command(0x0C, struct.pack("<I", 7))
+        with pytest.raises(pymysql.err.OperationalError, match="You are not owner of thread 7") as refused:
+            connection.answer()
+        assert refused.value.args[0] == 1095
+        with pytest.raises(pymysql.err.OperationalError, match="Unknown thread id: 8"):
+            connection.end(8)
+        with pytest.raises(pymysql.err.OperationalError, match="SUPER or BINLOG_ADMIN"), connection.cursor() as cursor:
+            cursor.execute("PURGE BINARY LOGS TO 'binlog.000002'")
+    assert server.neighbours.killed == [8]
+    assert server.neighbours.purges == []
+
+
+def test_privileges_are_those_of_the_new_user_after_a_change(server: TestServer) -> None:
+    with server.connect() as connection, connection.cursor() as cursor:
+        cursor.execute("SHOW BINARY LOGS")
+        change_user(connection, "replica", PLUGINS[1])
+        with pytest.raises(pymysql.err.OperationalError, match="SUPER, REPLICATION CLIENT"):
+            cursor.execute("SHOW BINARY LOGS")
 
 
 def test_a_failure_of_ours_is_logged_told_and_ends_this_connection_only(

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from kingbus_node.serve import users as module
-from kingbus_node.serve.users import Users, UsersError, load_users
-from kingbus_node.wire.auth import Account, Plugin, native_hash, sha2_digest
+from kingbus_node.serve.privileges import ALL, Privilege
+from kingbus_node.serve.users import User, Users, UsersError, load_users
+from kingbus_node.wire.auth import Plugin, native_hash, sha2_digest
 
 STORED = (
     "0x244124303041247E44552A72612515321C73795F4E19645E330118454D616153426E7949312E3533674E41335854583430644A7236587648"
@@ -18,7 +19,7 @@ STORED = (
 NATIVE = "*" + native_hash(b"replpw").hex().upper()
 
 
-def load(folder: Path, text: str) -> dict[str, Account]:
+def load(folder: Path, text: str) -> dict[str, User]:
     path = folder / "users.yaml"
     path.write_text(text)
     return load_users(path)[0]
@@ -63,6 +64,32 @@ def test_an_empty_file_means_that_nobody_may_log_in(tmp_path: Path) -> None:
     assert load(tmp_path, "") == {}
 
 
+def test_a_user_may_do_everything_unless_it_is_limited(tmp_path: Path) -> None:
+    """As it was before there were limits: an old file means what it meant."""
+    user = load(tmp_path, "- {user: repl, password: replpw}")["repl"]
+    assert user.privileges == ALL
+    assert not user.require_tls
+
+
+@pytest.mark.parametrize(
+    ("names", "privileges"),
+    [
+        ("[REPLICATION SLAVE]", {Privilege.REPLICATION_SLAVE}),
+        ("[replication  slave, Replication_Client]", {Privilege.REPLICATION_SLAVE, Privilege.REPLICATION_CLIENT}),
+        ("[BINLOG MONITOR, REPLICA MONITOR]", {Privilege.REPLICATION_CLIENT, Privilege.SLAVE_MONITOR}),
+        ("[BINLOG_ADMIN, CONNECTION ADMIN, PROCESS]",
+         {Privilege.BINLOG_ADMIN, Privilege.CONNECTION_ADMIN, Privilege.PROCESS}),
+        ("[ALL]", ALL),
+        ("[SUPER]", ALL),
+        ("[]", set()),
+    ],
+)  # fmt: skip
+def test_privileges_have_the_names_that_grant_has(tmp_path: Path, names: str, privileges: set[Privilege]) -> None:
+    user = load(tmp_path, f"- {{user: a, password: x, privileges: {names}, require_tls: true}}")["a"]
+    assert user.privileges == privileges
+    assert user.require_tls
+
+
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
@@ -80,6 +107,11 @@ def test_an_empty_file_means_that_nobody_may_log_in(tmp_path: Path) -> None:
         ("- {user: a, auth_string: '*s3cret'}", r"expected \* and 40 hexadecimal digits"),
         (f"- {{user: a, auth_string: '{NATIVE}', plugins: [caching_sha2_password]}}", "mysql_native_password only"),
         ("- {user: a, password_file: s3cret}", "cannot be read: No such file"),
+        ("- {user: a, password: s3cret, privileges: ALL}", r"privileges \(a\): expected a list of .*, found a text"),
+        ("- {user: a, password: s3cret, privileges: [FILE]}", r"unknown privilege 'FILE': expected REPLICATION SLAVE"),
+        ("- {user: a, password: s3cret, privileges: [1]}", "expected a list of REPLICATION SLAVE"),
+        ("- {user: a, password: s3cret, require_tls: 'no'}", r"require_tls \(a\): expected true or false, found a"),
+        ("- {user: a, password: s3cret, require_tls: 1}", "expected true or false, found a number"),
         ("- {user: a, password: 's3cret", r"expected YAML in UTF-8 \(line"),
     ],
 )
@@ -182,3 +214,36 @@ def test_a_changed_secret_takes_effect_by_itself(tmp_path: Path, monkeypatch: py
     assert account.sha2 == sha2_digest(b"new")
     assert users.find("gone") is None
     assert users.find("added") is not None
+
+
+def test_a_list_in_a_folder_says_more_about_its_users(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A Secret with a key for each user, and one that limits some of them."""
+    monkeypatch.setattr(module, "_CHECK_SECONDS", 0.0)
+    limited = "- {user: cdc, password_file: cdc, privileges: [REPLICATION SLAVE], require_tls: true}\n"
+    secret = {"repl": "replpw", "cdc": "other", "users.yaml": limited}
+    _mounted(tmp_path, "1", secret)
+    users = Users(tmp_path)
+    assert set(load_users(tmp_path)[0]) == {"repl", "cdc"}
+    repl, cdc = users.find("repl"), users.find("cdc")
+    assert repl is not None
+    assert cdc is not None
+    assert (repl.privileges, repl.require_tls) == (ALL, False)
+    assert (cdc.privileges, cdc.require_tls) == (frozenset((Privilege.REPLICATION_SLAVE,)), True)
+    assert cdc.sha2 == sha2_digest(b"other")
+    _mounted(tmp_path, "2", secret | {"cdc": "rotated", "users.yaml": limited + "- {user: new, password: x}"})
+    cdc = users.find("cdc")
+    assert cdc is not None
+    assert (cdc.sha2, cdc.require_tls) == (sha2_digest(b"rotated"), True)
+    assert users.find("new") is not None
+
+
+def test_an_alias_in_the_list_is_not_a_user_besides(tmp_path: Path) -> None:
+    """The name of the file is not the user's: it holds a password only."""
+    _mounted(tmp_path, "1", {"cdc.password": "x", "users.yaml": "- {user: cdc, password_file: cdc.password}"})
+    assert set(load_users(tmp_path)[0]) == {"cdc"}
+
+
+def test_a_mistake_in_the_list_of_a_folder_lets_nobody_in_unlimited(tmp_path: Path) -> None:
+    _mounted(tmp_path, "1", {"cdc": "x", "users.yaml": "- {user: cdc, password_file: cdc, privilege: []}"})
+    with pytest.raises(UsersError, match=r"users\.yaml: \[0\]: unknown key 'privilege'"):
+        load_users(tmp_path)
