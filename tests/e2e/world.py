@@ -1,0 +1,371 @@
+"""What the tests do: kubectl, a release of the chart, a cluster with a real source and replicas around it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from kube.world import changed
+from servers.fixtures import Pool
+from servers.workload import Workload
+from tools import helm
+
+from kingbus_node.demo.compare import differences, table_sums
+from kingbus_node.demo.instance import REPLICATION_PASSWORD, REPLICATION_USER, Server
+from kingbus_node.demo.replication import Upstream, executed, replicate, status, wait_caught_up
+from kingbus_node.demo.waiting import wait_until
+from kingbus_operator.api.types import Json
+from kingbus_operator.planning.observed import dig
+
+CHART = Path(__file__).parents[2] / "deploy" / "helm" / "kingbus"
+DOCUMENT = Path(__file__).parents[2] / "docs" / "kubernetes.md"
+SYSTEM = "kingbus-system"
+READER, PASSWORD = "reader", "reading"
+PATIENCE = 240.0
+"""For what may take as long as a busy machine likes. What is promised in seconds is measured, not waited for."""
+
+RESTRICTED = {"pod-security.kubernetes.io/enforce": "restricted"}
+
+
+class Refused(Exception):
+    """kubectl failed; the text is what it said."""
+
+
+def kubectl(*arguments: str, text: str | None = None, timeout: float = 180.0) -> str:
+    """What kubectl printed. Refused."""
+    done = subprocess.run(
+        ["kubectl", *arguments], input=text, capture_output=True, text=True, timeout=timeout, check=False
+    )
+    if done.returncode:
+        raise Refused(done.stderr.strip() or done.stdout.strip())
+    return done.stdout
+
+
+def namespace(name: str) -> None:
+    """Makes a namespace in which only pods are let in that fit the restricted Pod Security Standard."""
+    metadata = {"name": name, "labels": RESTRICTED}
+    kubectl("apply", "-f", "-", text=json.dumps({"apiVersion": "v1", "kind": "Namespace", "metadata": metadata}))
+
+
+def delete_namespace(name: str) -> None:
+    """And all that is in it, without waiting for its pods to end in peace."""
+    kubectl("delete", "pods", "--all", "-n", name, "--grace-period=0", "--force", "--wait=false")
+    kubectl("delete", "namespace", name, "--ignore-not-found", "--wait=false")
+
+
+def readme_manifest() -> Json:
+    """The manifest that people are told to apply."""
+    for block in re.findall(r"```yaml\n(.*?)```", DOCUMENT.read_text(), re.DOTALL):
+        found = yaml.safe_load(block)
+        if isinstance(found, dict) and found.get("kind") == "BinlogCluster":
+            return found
+    raise AssertionError(f"{DOCUMENT} has no manifest of a BinlogCluster any more")
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """The operator, as the chart installs it."""
+
+    name: str = "kingbus"
+
+    def install(self, image: str) -> None:
+        repository, _, tag = image.rpartition(":")
+        done = helm.run(
+            "upgrade", "--install", self.name, CHART, "--namespace", SYSTEM, "--wait", "--timeout", "115s",
+            "--set", f"image.repository={repository}", "--set", f"image.tag={tag}",
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr + "\n" + self.story()
+
+    def test(self) -> str:
+        done = helm.run("test", self.name, "--namespace", SYSTEM, "--timeout", "115s")
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    def uninstall(self) -> None:
+        done = helm.run("uninstall", self.name, "--namespace", SYSTEM, "--wait", "--timeout", "115s")
+        assert done.returncode == 0, done.stderr
+
+    def pods(self) -> list[Json]:
+        return items("pods", SYSTEM, "app.kubernetes.io/component=operator")
+
+    def leader(self) -> str:
+        """The pod that holds the Lease."""
+        lease = json.loads(kubectl("get", "lease", "kingbus-operator", "-n", SYSTEM, "-o", "json"))
+        return str(dig(lease, "spec", "holderIdentity")).partition("_")[0]
+
+    def scale(self, replicas: int) -> None:
+        """0: there is no operator until somebody scales it up again."""
+        kubectl("scale", "deployment", self.name, "-n", SYSTEM, f"--replicas={replicas}")
+        if replicas == 0:
+            wait_until(lambda: not self.pods(), PATIENCE, "the operator to be gone", interval=0.3)
+        else:
+            kubectl("rollout", "status", f"deployment/{self.name}", "-n", SYSTEM, "--timeout=170s")
+
+    def story(self) -> str:
+        return told("logs", "-n", SYSTEM, "-l", "app.kubernetes.io/name=kingbus", "--tail=60") + told(
+            "describe", "pods", "-n", SYSTEM
+        )
+
+
+def items(kind: str, where: str, selector: str = "") -> list[Json]:
+    """The objects of a kind in a namespace."""
+    found = json.loads(kubectl("get", kind, "-n", where, "-l", selector, "-o", "json"))["items"]
+    return list(found)
+
+
+def default_storage_class() -> str:
+    """Its name."""
+    for found in json.loads(kubectl("get", "storageclass", "-o", "json"))["items"]:
+        if dig(found, "metadata", "annotations", "storageclass.kubernetes.io/is-default-class") == "true":
+            return str(dig(found, "metadata", "name"))
+    raise AssertionError("these tests need a default StorageClass")
+
+
+def told(*arguments: str) -> str:
+    """For reports: what kubectl says, or why it says nothing."""
+    try:
+        return f"--- kubectl {' '.join(arguments)}\n{kubectl(*arguments)}\n"
+    except (Refused, subprocess.TimeoutExpired) as error:
+        return f"--- kubectl {' '.join(arguments)}: {error}\n"
+
+
+@dataclass(slots=True)
+class Stage:
+    """A namespace with one BinlogCluster, the source it reads from, and replicas that follow it by name."""
+
+    where: str
+    """The namespace."""
+    pool: Pool
+    name: str = "orders"
+    source: Server = field(init=False)
+    workload: Workload = field(init=False)
+    replicas: list[Server] = field(default_factory=list)
+
+    @property
+    def address(self) -> str:
+        """At which pods reach the servers of the tests."""
+        return os.environ["E2E_ADDRESS"]
+
+    def open(self) -> None:
+        namespace(self.where)
+        self.source = self.server()
+        self.workload = Workload(self.source).create()
+        self.secret("orders-source", username=REPLICATION_USER, password=REPLICATION_PASSWORD)
+        self.secret("orders-replicas", **{READER: PASSWORD})
+
+    def close(self) -> None:
+        delete_namespace(self.where)
+
+    def server(self) -> Server:
+        """Another server, that pods can reach."""
+        return self.pool.server("mysql-9.7", {"bind-address": "*", "replica-net-timeout": 6})
+
+    # Manifests
+
+    def manifest(self, replicas: int = 3, source: Server | None = None) -> Json:
+        """The documented manifest, with our source in it."""
+        endpoint: Json = {"host": self.address, "port": (source or self.source).port}
+        body = changed(readme_manifest(), "spec.source.endpoints", [endpoint])
+        return changed(changed(body, "metadata.namespace", self.where), "spec.replicas", replicas)
+
+    def apply(self, body: Json) -> None:
+        """As a person does."""
+        kubectl("apply", "-f", "-", text=json.dumps(body))
+
+    def patch(self, **spec: object) -> None:
+        """Changes fields of the spec."""
+        kubectl("patch", "blc", self.name, "-n", self.where, "--type=merge", "-p", json.dumps({"spec": spec}))
+
+    def secret(self, name: str, **values: str) -> None:
+        """Makes or replaces a Secret."""
+        metadata = {"name": name, "namespace": self.where}
+        body = {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "stringData": values}
+        kubectl("apply", "-f", "-", text=json.dumps(body))
+
+    # What there is
+
+    def get(self, kind: str, name: str) -> Json:
+        found: Json = json.loads(kubectl("get", kind, name, "-n", self.where, "-o", "json"))
+        return found
+
+    def cluster(self) -> Json:
+        return self.get("blc", self.name)
+
+    def status(self) -> Json:
+        found = self.cluster().get("status")
+        return found if isinstance(found, dict) else {}
+
+    def condition(self, kind: str) -> Json:
+        found = self.status().get("conditions")
+        held = [one for one in found if dig(one, "type") == kind] if isinstance(found, list) else []
+        return held[0] if held else {}
+
+    def pods(self) -> list[Json]:
+        return items("pods", self.where, f"kingbus.io/cluster={self.name}")
+
+    def pod_names(self) -> list[str]:
+        return sorted(str(dig(pod, "metadata", "name")) for pod in self.pods())
+
+    def served(self) -> str | None:
+        """The pod that the leader Service selects."""
+        found = dig(self.get("service", self.name), "spec", "selector", "statefulset.kubernetes.io/pod-name")
+        return None if found is None else str(found)
+
+    def term(self) -> int:
+        """The term of the leader that the leader Service names."""
+        return int(str(dig(self.get("service", self.name), "metadata", "annotations", "kingbus.io/term")))
+
+    def kingbus(self, pod: str, *arguments: str) -> Any:
+        """What `kingbus` says in a pod, with `-o json` among the arguments."""
+        return json.loads(kubectl("exec", pod, "-n", self.where, "--", "kingbus", *arguments))
+
+    def log(self, pod: str, *options: str) -> str:
+        return kubectl("logs", pod, "-n", self.where, *options)
+
+    def events(self) -> list[Json]:
+        return items("events", self.where)
+
+    def story(self) -> str:
+        """For when something does not come."""
+        parts = [told("get", "blc,pods,pvc,svc", "-n", self.where, "-o", "wide")]
+        parts.append(told("describe", "blc", "-n", self.where))
+        parts.append(told("get", "events", "-n", self.where, "--sort-by=.lastTimestamp"))
+        parts += [told("logs", pod, "-n", self.where, "--tail=40") for pod in self.pod_names()]
+        parts.append(told("logs", "-n", SYSTEM, "-l", "app.kubernetes.io/name=kingbus", "--tail=40"))
+        return "\n".join(parts)
+
+    # Waiting
+
+    def settled(self, replicas: int) -> bool:
+        """Whether the operator says of the present spec that all is as it should be."""
+        body = self.cluster()
+        state, generation = body.get("status"), dig(body, "metadata", "generation")
+        if not isinstance(state, dict) or state.get("observedGeneration") != generation:
+            return False
+        members = state.get("members")
+        roles = sorted(str(dig(member, "role")) for member in members) if isinstance(members, list) else []
+        return state.get("phase") == "Running" and roles == ["follower"] * (replicas - 1) + ["leader"]
+
+    def wait_settled(self, replicas: int) -> str:
+        """The leader's pod."""
+        self.wait(lambda: self.settled(replicas), f"{replicas} pods to run as the spec says")
+        leader = str(self.status()["leader"])
+        self.wait(lambda: self.served() == leader, f"the leader Service to name {leader}")
+        return leader
+
+    def wait(self, condition: Callable[[], bool], what: str, timeout: float = PATIENCE) -> None:
+        wait_until(condition, timeout, what, interval=0.3, found=self.story)
+
+    # Replicas
+
+    def replica(self, service: str | None = None) -> Server:
+        """A server that follows a Service by its name, with TLS, as documented."""
+        made = self.server()
+        host = f"{service or self.name}.{self.where}"
+        upstream = Upstream(3306, READER, PASSWORD)
+        replicate(made, upstream, options=f", SOURCE_HOST = '{host}', SOURCE_SSL = 1")
+        self.replicas.append(made)
+        return made
+
+    def converges(self) -> None:
+        """Every replica gets everything, once, and holds what the source holds."""
+        self.workload.small()
+        for replica in self.replicas:
+            try:
+                wait_caught_up(self.source, replica, PATIENCE)
+            except Exception as error:
+                error.add_note(self.story())
+                raise
+            assert differences(self.source, replica) == []
+            assert executed(replica) == executed(self.source), "each transaction once"
+        assert sum(found.rows for found in table_sums(self.source).values()) > 0
+
+    @contextmanager
+    def load(self) -> Iterator[Watch]:
+        """Transactions all the while; no replica may stop with an error meanwhile, and all converge afterwards."""
+        watch = Watch(self.source, self.replicas)
+        before = executed(self.source)
+        with self.workload.in_background(), watch.watching():
+            yield watch
+        assert executed(self.source) != before, "there was no load"
+        assert watch.errors == [], "a replica stopped"
+        self.converges()
+
+
+@dataclass(slots=True)
+class Watch:
+    """Looks at replicas all the time."""
+
+    source: Server
+    replicas: list[Server]
+    errors: list[str] = field(default_factory=list)
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        stop = threading.Event()
+
+        def look() -> None:
+            while not stop.wait(0.1):
+                for replica in self.replicas:
+                    now = status(replica)
+                    if now is None or now.broken:
+                        self.errors.append(f"{replica!r}: {now.broken if now else 'is no replica'}")
+
+        thread = threading.Thread(target=look, name="watch")
+        thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            thread.join()
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """The processes of pods, as the machine sees them that runs the nodes."""
+
+    def processes(self, pod: Json) -> list[int]:
+        """Of a pod's containers, oldest first; the one that only holds the pod's namespaces is left out."""
+        uid = str(dig(pod, "metadata", "uid"))
+        written = (uid, uid.replace("-", "_"))  # systemd's cgroups have no hyphens in names
+        found: list[tuple[int, int]] = []
+        for entry in Path("/proc").iterdir():
+            if not entry.name.isdecimal():
+                continue
+            try:
+                groups, program = (entry / "cgroup").read_text(), (entry / "comm").read_text().strip()
+                if any(form in groups for form in written) and program != "pause":
+                    began = (entry / "stat").read_text().rpartition(")")[2].split()[19]
+                    found.append((int(began), int(entry.name)))
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+        assert found, f"no process of pod {uid} is on this machine"
+        return [pid for _, pid in sorted(found)]
+
+    def signal(self, pod: Json, number: int) -> None:
+        """Sends a signal to all processes of a pod."""
+        for pid in self.processes(pod):
+            os.kill(pid, number)
+
+
+def environment(name: str, variables: Mapping[str, str] = os.environ) -> str:
+    """A variable that `e2e.run` sets."""
+    assert name in variables, f"{name} is not set: run these tests by `make e2e`"
+    return variables[name]
+
+
+def seconds(what: Callable[[], object]) -> float:
+    """How long something took."""
+    began = time.monotonic()
+    what()
+    return time.monotonic() - began
