@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
+import signal
 import subprocess
 import threading
 import time
@@ -12,7 +14,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import yaml
 from kube.world import changed
@@ -20,12 +21,13 @@ from servers.fixtures import Pool
 from servers.workload import Workload
 from tools import helm
 
+from e2e.local.cluster import Cluster, folder
 from kingbus_node.demo.compare import differences, table_sums
 from kingbus_node.demo.instance import REPLICATION_PASSWORD, REPLICATION_USER, Server
 from kingbus_node.demo.replication import Upstream, executed, replicate, status, wait_caught_up
 from kingbus_node.demo.waiting import wait_until
 from kingbus_operator.api.types import Json
-from kingbus_operator.planning.observed import dig
+from kingbus_operator.planning.observed import dig, number
 
 CHART = Path(__file__).parents[2] / "deploy" / "helm" / "kingbus"
 DOCUMENT = Path(__file__).parents[2] / "docs" / "kubernetes.md"
@@ -211,7 +213,7 @@ class Stage:
         return held[0] if held else {}
 
     def pods(self) -> list[Json]:
-        return items("pods", self.where, f"kingbus.io/cluster={self.name}")
+        return items("pods", self.where, f"app.kubernetes.io/instance={self.name},app.kubernetes.io/component=node")
 
     def pod_names(self) -> list[str]:
         return sorted(str(dig(pod, "metadata", "name")) for pod in self.pods())
@@ -225,15 +227,46 @@ class Stage:
         """The term of the leader that the leader Service names."""
         return int(str(dig(self.get("service", self.name), "metadata", "annotations", "kingbus.io/term")))
 
-    def kingbus(self, pod: str, *arguments: str) -> Any:
-        """What `kingbus` says in a pod, with `-o json` among the arguments."""
-        return json.loads(kubectl("exec", pod, "-n", self.where, "--", "kingbus", *arguments))
+    def kingbus(self, pod: str, *arguments: str) -> str:
+        """What the command line says in a pod."""
+        return kubectl("exec", pod, "-n", self.where, "--", "kingbus", *arguments)
+
+    def members(self, pod: str) -> list[str]:
+        """The members of the cluster by name, as a pod knows them."""
+        return sorted(str(member["name"]) for member in json.loads(self.kingbus(pod, "members", "list", "-o", "json")))
 
     def log(self, pod: str, *options: str) -> str:
         return kubectl("logs", pod, "-n", self.where, *options)
 
     def events(self) -> list[Json]:
         return items("events", self.where)
+
+    def node_of(self, pod: str) -> str:
+        return str(dig(self.get("pod", pod), "spec", "nodeName"))
+
+    def restarts(self) -> dict[str, int]:
+        """Of each pod, by its identity: another pod of the same name is another entry."""
+        return {
+            str(dig(pod, "metadata", "uid")): number(dig(pod, "status", "containerStatuses", 0, "restartCount"))
+            for pod in self.pods()
+        }
+
+    def dumps(self) -> dict[int, str]:
+        """Who reads the source's binary log: the numbers of the connections, and their users."""
+        rows = self.source.table("SHOW PROCESSLIST")
+        return {int(str(row["Id"])): str(row["User"]) for row in rows if str(row["Command"]).startswith("Binlog Dump")}
+
+    def drop_dumps(self) -> None:
+        """Cuts them off."""
+        for connection in self.dumps():
+            self.source.sql(f"KILL {connection}")
+
+    def evict(self, pod: str) -> None:
+        """As a drain does. Refused."""
+        metadata = {"name": pod, "namespace": self.where}
+        body = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": metadata}
+        where = f"/api/v1/namespaces/{self.where}/pods/{pod}/eviction"
+        kubectl("create", "--raw", where, "-f", "-", text=json.dumps(body))
 
     def story(self) -> str:
         """For when something does not come."""
@@ -291,11 +324,23 @@ class Stage:
         assert sum(found.rows for found in table_sums(self.source).values()) > 0
 
     @contextmanager
+    def counting(self) -> Iterator[Count]:
+        """Counts ready pods all the while."""
+        count = Count()
+
+        def ready() -> None:
+            held = [one for pod in self.pods() for one in _conditions(pod) if dig(one, "type") == "Ready"]
+            count.fewest = min(count.fewest, sum(dig(one, "status") == "True" for one in held))
+
+        with repeating(ready, 0.3):
+            yield count
+
+    @contextmanager
     def load(self) -> Iterator[Watch]:
         """Transactions all the while; no replica may stop with an error meanwhile, and all converge afterwards."""
-        watch = Watch(self.source, self.replicas)
+        watch = Watch(self.replicas)
         before = executed(self.source)
-        with self.workload.in_background(), watch.watching():
+        with self.workload.in_background(), repeating(watch.look, 0.1):
             yield watch
         assert executed(self.source) != before, "there was no load"
         assert watch.errors == [], "a replica stopped"
@@ -303,31 +348,53 @@ class Stage:
 
 
 @dataclass(slots=True)
+class Count:
+    """The smallest number of ready pods that was seen."""
+
+    fewest: int = 99
+
+
+@dataclass(slots=True)
 class Watch:
     """Looks at replicas all the time."""
 
-    source: Server
     replicas: list[Server]
     errors: list[str] = field(default_factory=list)
 
-    @contextmanager
-    def watching(self) -> Iterator[None]:
-        stop = threading.Event()
+    def look(self) -> None:
+        for replica in self.replicas:
+            now = status(replica)
+            if now is None or now.broken:
+                self.errors.append(f"{replica!r}: {now.broken if now else 'is no replica'}")
 
-        def look() -> None:
-            while not stop.wait(0.1):
-                for replica in self.replicas:
-                    now = status(replica)
-                    if now is None or now.broken:
-                        self.errors.append(f"{replica!r}: {now.broken if now else 'is no replica'}")
 
-        thread = threading.Thread(target=look, name="watch")
-        thread.start()
+@contextmanager
+def repeating(work: Callable[[], None], pause: float) -> Iterator[None]:
+    """Does it again and again in a thread while the context lasts; its failure is the context's."""
+    stop = threading.Event()
+    failures: list[Exception] = []
+
+    def run() -> None:
         try:
-            yield
-        finally:
-            stop.set()
-            thread.join()
+            while not stop.wait(pause):
+                work()
+        except Exception as error:  # noqa: BLE001 - raised where the test is
+            failures.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+    if failures:
+        raise failures[0]
+
+
+def _conditions(pod: Json) -> list[Json]:
+    found = dig(pod, "status", "conditions")
+    return list(found) if isinstance(found, list) else []
 
 
 @dataclass(frozen=True, slots=True)
@@ -352,10 +419,42 @@ class Machine:
         assert found, f"no process of pod {uid} is on this machine"
         return [pid for _, pid in sorted(found)]
 
+    @contextmanager
+    def without_api_server(self) -> Iterator[None]:
+        """No API server: here it is killed and refuses connections, elsewhere it hangs."""
+        if environment("KINGBUS_E2E") == "local":
+            cluster = local()
+            cluster.stop_apiserver()
+            try:
+                yield
+            finally:
+                cluster.start_apiserver()
+            return
+        servers = [
+            int(entry.name)
+            for entry in Path("/proc").iterdir()
+            if entry.name.isdecimal() and (entry / "comm").read_text().strip() == "kube-apiserver"
+        ]
+        assert servers, "the API server does not run on this machine"
+        for pid in servers:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            for pid in servers:
+                os.kill(pid, signal.SIGCONT)
+
     def signal(self, pod: Json, number: int) -> None:
         """Sends a signal to all processes of a pod."""
         for pid in self.processes(pod):
             os.kill(pid, number)
+
+
+def local() -> Cluster:
+    """The cluster, when it is one of `e2e.local`."""
+    program = shutil.which("kube-apiserver")
+    assert program is not None, "the programs are on the PATH that `e2e.run` sets"
+    return Cluster(folder(), Path(program).parent)
 
 
 def environment(name: str, variables: Mapping[str, str] = os.environ) -> str:

