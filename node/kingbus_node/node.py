@@ -37,6 +37,7 @@ from kingbus_node.raft.cluster import Cluster
 from kingbus_node.raft.floors import ReplicaFloors
 from kingbus_node.raft.keeper import RetentionKeeper, policy_of
 from kingbus_node.raft.options import ClusterOptions
+from kingbus_node.raft.purges import ClusterPurges
 from kingbus_node.raft.tls import PeerTlsError
 from kingbus_node.serve.settings import ServeOptions
 from kingbus_node.serve.supervisor import Supervisor
@@ -98,6 +99,7 @@ class Node:
         self._log_reader: LogReader
         self._admin: AdminServer
         self._keeper: RetentionKeeper
+        self._purges: ClusterPurges
         self._cluster: Cluster
         self._fence: Fence
         self._leader: LeaderWork
@@ -127,6 +129,7 @@ class Node:
         self._leader = LeaderWork(config, self._log, cluster)
         floors = ReplicaFloors(cluster, self._replica_floors)
         self._keeper = RetentionKeeper(self._log, cluster, policy_of(config.storage), replica_floors=floors)
+        self._purges = ClusterPurges(cluster, self._keeper)
         operations = Operations(config, self._log, cluster, self._leader, self._keeper)
         self._admin = AdminServer(config.admin, config.node.name, self, operations, self._metrics)
         self._undo.callback(self._admin.stop)
@@ -309,11 +312,8 @@ class Node:
         return [report.index for report in self._supervisor.replicas()]
 
     def _purge(self, to_file: str | None, before: float | None) -> None:
-        """PURGE BINARY LOGS."""
-        if to_file is not None:
-            self._keeper.purge_to(to_file)
-        elif before is not None:
-            self._keeper.purge_before(before)
+        """PURGE BINARY LOGS, wherever the leader is."""
+        self._purges.purge(to_file, before)
 
     def _source_status(self) -> dict[str, str | int | None]:
         return snapshot.replica_status(self._config, self._log, self._leader.status())

@@ -6,12 +6,14 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import closing
 
+import pymysql
 import pytest
 from servers.ensemble import Ensemble
 from servers.fixtures import Pool
 
-from kingbus_node.demo.instance import Server, text
+from kingbus_node.demo.instance import REPLICATION_PASSWORD, REPLICATION_USER, Server, connect, text
 from kingbus_node.demo.node_process import NodeProcess
 from kingbus_node.demo.replication import Upstream, executed, replicate, wait_caught_up
 from kingbus_node.demo.servers import Flavor
@@ -115,6 +117,42 @@ def test_replicas_of_all_nodes_are_listed_and_killed_from_any(shared: Ensemble) 
     eventually(back, "the replica to be back on another connection", lambda: rows(leader, "replicas", "list"))
     shared.workload.small()
     shared.converge(*replicas.values())
+
+
+def ask(node: NodeProcess, statement: str) -> list[tuple[object, ...]]:
+    connection = connect(node.port, user=REPLICATION_USER, password=REPLICATION_PASSWORD)
+    with closing(connection), connection.cursor() as cursor:
+        cursor.execute(statement)
+        return list(cursor.fetchall())
+
+
+def test_binlogs_are_purged_by_sql_on_any_node(shared: Ensemble) -> None:
+    """A DBA at a follower need not know which node leads, and gets the errors that the leader has."""
+    for _ in range(4):
+        shared.workload.small()
+        shared.workload.flush_logs()
+    shared.settle()
+    files = [str(row[0]) for row in ask(shared.leader, "SHOW BINARY LOGS")]
+    follower = shared.follower
+
+    def purged() -> bool:
+        """What a replica still reads stays, and the replicas of other tests may have come as far a moment ago only."""
+        ask(follower, f"PURGE BINARY LOGS TO '{files[1]}'")
+        return str(ask(follower, "SHOW BINARY LOGS")[0][0]) == files[1]
+
+    eventually(purged, "the purge to take effect where it was asked for", lambda: ask(follower, "SHOW BINARY LOGS"))
+    assert str(ask(shared.leader, "SHOW BINARY LOGS")[0][0]) == files[1]
+    ask(follower, "PURGE BINARY LOGS BEFORE '2000-01-01'")
+    for node in (follower, shared.leader):
+        with pytest.raises(pymysql.MySQLError) as refused:
+            ask(node, f"PURGE BINARY LOGS TO '{files[0]}'")
+        assert refused.value.args == (1373, "Target log not found in binlog index")
+
+    def all_purged() -> bool:
+        ask(follower, "PURGE BINARY LOGS BEFORE NOW() + INTERVAL 1 DAY")
+        return [str(row[0]) for row in ask(follower, "SHOW BINARY LOGS")] == files[-1:]
+
+    eventually(all_purged, "all but the last file to go", lambda: ask(follower, "SHOW BINARY LOGS"))
 
 
 def test_a_source_that_is_stopped_stays_so_under_the_next_leader(shared: Ensemble) -> None:

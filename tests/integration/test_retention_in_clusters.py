@@ -12,9 +12,12 @@ from clusters.lab import Lab, Node, soon
 from unit.store.samples import Source
 
 from kingbus_node.raft import floors
+from kingbus_node.raft.api import ConsensusError
 from kingbus_node.raft.floors import EVERYTHING, ReplicaFloors
 from kingbus_node.raft.hello import Hello
-from kingbus_node.raft.keeper import RetentionKeeper
+from kingbus_node.raft.keeper import Purged, RetentionKeeper
+from kingbus_node.raft.purges import STREAM, ClusterPurges
+from kingbus_node.store.purging import UnknownLogError
 from kingbus_node.store.reader import LogReader
 from kingbus_node.store.retention import NOTHING, RetentionPolicy
 
@@ -65,6 +68,51 @@ def test_all_nodes_purge_the_same_and_only_the_leader_decides(lab: Lab) -> None:
     assert found[0][0] == "binlog.000009"
     assert len({node.log.first_index for node in story.nodes}) == 1
     lab.check_equal()
+
+
+def test_a_purge_on_a_follower_is_done_by_the_leader_and_seen_where_it_was_asked_for(lab: Lab) -> None:
+    story = Keepers(lab)
+    leader = lab.leader()
+    purges = {node.name: ClusterPurges(node.cluster, story.keepers[node.name]) for node in story.nodes}
+    follower, other = (node for node in story.nodes if node is not leader)
+    assert purges[follower.name].purge("binlog.000003", None) == Purged("binlog.000003", 2, 0)
+    assert next(LogReader(follower.directory).files()).name == "binlog.000003"
+    story.replicas[other.name] = [story.start_of(5)]
+    assert purges[follower.name].purge("binlog.000008", None) == Purged("binlog.000005", 2, 3)
+    story.replicas[other.name] = []
+    assert purges[follower.name].purge(None, 1.0) is None
+    with pytest.raises(UnknownLogError, match=r"there is no binlog binlog\.000001"):
+        purges[follower.name].purge("binlog.000001", None)
+    with pytest.raises(UnknownLogError, match="a name of 600 characters"):
+        purges[follower.name].purge("x" * 600, None)
+    assert purges[leader.name].purge("binlog.000006", None) == Purged("binlog.000006", 1, 0)
+    assert len(set(story.oldest_files())) == 1
+
+
+def test_a_purge_that_cannot_reach_the_leader_says_so(lab: Lab) -> None:
+    story = Keepers(lab)
+    leader = lab.leader()
+    follower, other = (node for node in story.nodes if node is not leader)
+    purges = ClusterPurges(follower.cluster, story.keepers[follower.name])
+
+    def not_leading(connection: socket.socket, _peer: Hello) -> None:
+        connection.sendall(b'{"error": "other", "text": "this node does not lead"}\n')
+
+    leader.cluster.serve_streams(STREAM, not_leading)
+    with pytest.raises(ConsensusError, match="this node does not lead"):
+        purges.purge("binlog.000003", None)
+
+    def nonsense(connection: socket.socket, _peer: Hello) -> None:
+        connection.sendall(b"what?\n")
+
+    leader.cluster.serve_streams(STREAM, nonsense)
+    with pytest.raises(ConsensusError, match="cannot be asked"):
+        purges.purge("binlog.000003", None)
+    leader.stop()
+    other.stop()
+    with pytest.raises(ConsensusError, match=r"cannot be asked|there is no leader now"):
+        purges.purge("binlog.000003", None)
+    assert next(LogReader(follower.directory).files()).name == "binlog.000001"
 
 
 def test_what_a_replica_of_any_node_needs_stays(lab: Lab) -> None:

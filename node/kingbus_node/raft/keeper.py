@@ -11,7 +11,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from kingbus_node.config import StorageSettings
@@ -55,11 +55,15 @@ class PurgeUnfinishedError(ConsensusError):
 
 @dataclass(frozen=True, slots=True)
 class Purged:
-    """What a purge did. oldest_file: the first that is left. files: how many went. held: how many a replica kept."""
+    """What a purge did. oldest_file: the first that is left. files: how many went. held: how many a replica kept.
+
+    index: the entry of the log that did it.
+    """
 
     oldest_file: str
     files: int
     held: int
+    index: int = field(default=0, compare=False)
 
 
 @dataclass(slots=True)
@@ -177,10 +181,11 @@ class RetentionKeeper:
     def _asked_for(self, order: Order | None) -> Purged | None:
         if order is None:
             return None
-        self._carry_out(order, "as it was asked for")
-        return Purged(order.oldest.name, order.files, order.held)
+        index = self._carry_out(order, "as it was asked for")
+        return Purged(order.oldest.name, order.files, order.held, index)
 
-    def _carry_out(self, order: Order, why: str) -> None:
+    def _carry_out(self, order: Order, why: str) -> int:
+        """The index of its entry, once that is committed."""
         logger.info("purging %d binlogs up to %s: %s", order.files, order.oldest.name, why)
         index = self._consensus.propose([order.entry])
         deadline = time.monotonic() + _PATIENCE
@@ -188,6 +193,7 @@ class RetentionKeeper:
             if time.monotonic() < deadline and not self._stopping.is_set():
                 continue
             raise PurgeUnfinishedError(f"the purge up to {order.oldest.name} was not committed within {_PATIENCE:g} s")
+        return index
 
     def _run(self) -> None:
         trouble = ""

@@ -1,0 +1,146 @@
+"""PURGE BINARY LOGS on any node: the leader carries it out, and its answer comes back as it is.
+
+A node that does not lead asks the leader over a stream beside Raft, and then waits until it has the purge itself, so
+that whoever asked finds it done where it asked. What was passed on once is not passed on again.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import socket
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Final, Protocol
+
+from kingbus_node.raft.api import ConsensusError, MemberStatus, NotLeaderError
+from kingbus_node.raft.errors import RaftError
+from kingbus_node.raft.hello import Hello
+from kingbus_node.raft.keeper import Purged, PurgeUnfinishedError
+from kingbus_node.store.errors import StoreError
+from kingbus_node.store.purging import UnknownLogError
+
+logger = logging.getLogger(__name__)
+
+STREAM: Final = "purge"
+_CONNECT_SECONDS: Final = 5.0
+_ANSWER_SECONDS: Final = 38.0
+"""The leader waits for the commit, and for what the replicas of other nodes need."""
+_MAX_LINE: Final = 8192
+_MAX_NAME: Final = 512
+
+
+class Keeper(Protocol):
+    """What is needed of a `RetentionKeeper`."""
+
+    def purge_to(self, name: str, /) -> Purged | None: ...
+
+    def purge_before(self, timestamp: float, /) -> Purged | None: ...
+
+
+class Peers(Protocol):
+    """What is needed of a ``Cluster``."""
+
+    @property
+    def is_leader(self) -> bool: ...
+
+    @property
+    def leader(self) -> str | None: ...
+
+    def members(self) -> Sequence[MemberStatus]: ...
+
+    def wait_committed(self, index: int, deadline: float, /) -> bool: ...
+
+    def open_stream(self, address: str, kind: str, deadline: float, /) -> AbstractContextManager[socket.socket]: ...
+
+    def serve_streams(self, kind: str, handler: Callable[[socket.socket, Hello], None], /) -> None: ...
+
+
+class ClusterPurges:
+    """`purge` from any thread. UnknownLogError and other StoreErrors, ConsensusErrors: the leader's own."""
+
+    def __init__(self, peers: Peers, keeper: Keeper) -> None:
+        self._peers = peers
+        self._keeper = keeper
+        peers.serve_streams(STREAM, self._serve)
+
+    def purge(self, to: str | None, before: float | None) -> Purged | None:
+        """Purges the files before the one named `to`, or those that ended before a time (Unix seconds); None: nothing
+        went.
+        """
+        if to is not None and len(to) > _MAX_NAME:
+            raise UnknownLogError(f"there is no binlog of a name of {len(to)} characters")
+        if self._peers.is_leader:
+            try:
+                return self._here(to, before)
+            except NotLeaderError:
+                logger.debug("the leadership was lost before the purge was proposed")
+        return self._at_the_leader(to, before)
+
+    def _here(self, to: str | None, before: float | None) -> Purged | None:
+        if to is not None:
+            return self._keeper.purge_to(to)
+        return None if before is None else self._keeper.purge_before(before)
+
+    def _at_the_leader(self, to: str | None, before: float | None) -> Purged | None:
+        name = self._peers.leader
+        leader = next((member for member in self._peers.members() if member.name == name), None)
+        if leader is None:
+            raise ConsensusError("there is no leader now, and only a leader can purge binary logs: try again")
+        try:
+            with self._peers.open_stream(leader.address, STREAM, time.monotonic() + _CONNECT_SECONDS) as connection:
+                connection.settimeout(_ANSWER_SECONDS)
+                connection.sendall(json.dumps({"to": to, "before": before}).encode() + b"\n")
+                with connection.makefile("rb") as lines:
+                    answer = json.loads(lines.readline(_MAX_LINE))
+        except TimeoutError as error:
+            raise PurgeUnfinishedError(f"the leader {leader.name} does not answer; it may purge yet") from error
+        except (OSError, RaftError, ValueError) as error:
+            raise ConsensusError(
+                f"only the leader {leader.name} can purge binary logs, and it cannot be asked: {error}"
+            ) from error
+        done = _read(answer)
+        if done is not None and not self._peers.wait_committed(done.index, time.monotonic() + _CONNECT_SECONDS):
+            raise PurgeUnfinishedError("the leader has purged, but this node has not heard of it yet")
+        return done
+
+    def _serve(self, connection: socket.socket, peer: Hello) -> None:
+        try:
+            connection.settimeout(_CONNECT_SECONDS)
+            with connection.makefile("rb") as lines:
+                order = json.loads(lines.readline(_MAX_LINE))
+            answer = self._answer(order if isinstance(order, dict) else {})
+            connection.sendall(json.dumps(answer).encode() + b"\n")
+        except (OSError, ValueError) as error:
+            logger.debug("%s was not told what became of its purge: %s", peer.name, error)
+
+    def _answer(self, order: Mapping[str, object]) -> dict[str, object]:
+        to, before = order.get("to"), order.get("before")
+        try:
+            done = self._here(
+                to if isinstance(to, str) else None, float(before) if isinstance(before, int | float) else None
+            )
+        except UnknownLogError as error:
+            return {"error": "unknown", "text": str(error)}
+        except PurgeUnfinishedError as error:
+            return {"error": "unfinished", "text": str(error)}
+        except (ConsensusError, StoreError, OSError) as error:
+            return {"error": "other", "text": str(error)}
+        return {"done": None if done is None else [done.oldest_file, done.files, done.held, done.index]}
+
+
+def _read(answer: object) -> Purged | None:
+    match answer:
+        case {"done": None}:
+            return None
+        case {"done": [str(oldest), int(files), int(held), int(index)]}:
+            return Purged(oldest, files, held, index)
+        case {"error": "unknown", "text": str(text)}:
+            raise UnknownLogError(text)
+        case {"error": "unfinished", "text": str(text)}:
+            raise PurgeUnfinishedError(text)
+        case {"error": str(), "text": str(text)}:
+            raise ConsensusError(text)
+        case _:
+            raise ConsensusError("the leader's answer to a purge cannot be read: is it of another version?")
