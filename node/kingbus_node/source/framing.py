@@ -10,6 +10,7 @@ over. Memory is bounded by what is not released, one packet, and one block.
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import weakref
 from collections.abc import Sequence
@@ -31,11 +32,15 @@ from kingbus_node.binlog.scan import (
 from kingbus_node.source.errors import Disconnected, SourceEnd, SourceError, StreamError
 from kingbus_node.source.semisync import PrefixStripper
 
-BLOCK: Final = 4 << 20
-"""Usual size of the buffer, in bytes."""
-PORTION: Final = 2 << 20
-"""Bytes to receive at once, at most, unless a packet is longer."""
-SPARE: Final = 24
+BLOCK: Final = 10 << 20
+"""Usual size of the buffer, in bytes: the biggest portion, and what was not finished before it."""
+PORTION: Final = 4 << 20
+"""Bytes to receive at once, at most, unless a packet is longer: as many small events as fit the processor's caches."""
+BIG_PORTION: Final = 8 << 20
+"""The same when events are big: a portion costs a millisecond of Python whatever its size."""
+_EVENTS: Final = 40_000
+"""Events in a portion, about, if they are not so small that `PORTION` holds more."""
+SPARE: Final = 8
 """Buffers that are kept for later when they are not needed."""
 ROOM: Final = 256 << 10
 """`Framer.room` offers at least this many bytes."""
@@ -75,11 +80,17 @@ class Buffers:
         """A buffer of at least `least` bytes, with anything in it."""
         if least > self.size:
             return np.empty(least, dtype=np.uint8).data
-        memory = self._free.pop() if self._free else mmap.mmap(-1, self.size)
+        memory = self._free.pop() if self._free else self._map()
         array = np.frombuffer(memory, dtype=np.uint8)
         # The array dies with the last view of it, in whatever thread that is.
         weakref.finalize(array, _keep, self._free, memory).atexit = False
         return array.data
+
+    def _map(self) -> mmap.mmap:
+        memory = mmap.mmap(-1, self.size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        with contextlib.suppress(OSError):  # a kernel without huge pages
+            memory.madvise(mmap.MADV_HUGEPAGE)
+        return memory
 
 
 def _keep(free: list[mmap.mmap], memory: mmap.mmap) -> None:
@@ -100,6 +111,8 @@ class Framer:
         self._fill = 0
         self._continued = False
         self._end: SourceError | None = None
+        self.portion = PORTION
+        """Bytes that are worth receiving at once, by the size of the events that came last."""
 
     @property
     def done(self) -> int:
@@ -121,7 +134,7 @@ class Framer:
             grown = self._buffers.get(max(wanted + ROOM, self._buffers.size))
             grown[: self._fill] = self.buffer[: self._fill]
             self.buffer = grown
-        return self.buffer[self._fill : self._fill + max(wanted - self._fill, PORTION)]
+        return self.buffer[self._fill : self._fill + max(wanted - self._fill, self.portion)]
 
     def received(self, count: int) -> None:
         """`count` bytes were received into `room()`."""
@@ -144,6 +157,7 @@ class Framer:
             if not len(packets):
                 return Frame(packets, begin, ())
         self._continued = is_continued(self.buffer, packets, self._continued)
+        self.portion = min(BIG_PORTION, max(PORTION, (end - begin) // len(packets) * _EVENTS))
         acks: Sequence[int] = ()
         if self._stripper is None:
             self._done = self._raw = end

@@ -32,7 +32,7 @@ from kingbus_node.source.batch import TARGET, Batcher, Counters
 from kingbus_node.source.checks import Replica, SourceFacts, gtid_position, introduce, set_connect_state
 from kingbus_node.source.connection import SourceConnection
 from kingbus_node.source.errors import Disconnected, PositionGone, Refused, SourceEnd, SourceError, Stopped
-from kingbus_node.source.framing import PORTION, Buffers, Framer
+from kingbus_node.source.framing import Buffers, Framer
 from kingbus_node.source.link import Link, Wakeup
 from kingbus_node.source.outbox import Outbox
 from kingbus_node.source.refusals import meaning_of
@@ -425,13 +425,14 @@ class SourceReader:
 
     @staticmethod
     def _take(link: Link, framer: Framer) -> int:
-        """Receive what is there, at most about `PORTION` bytes; returns how much that was.
+        """Receive what is there, at most about a portion; returns how much that was.
 
         A source that we catch up with sends much faster than we read: handling each piece as it comes costs more than
         its bytes do, so what arrives in bulk is collected, for `LINGER` seconds at most without a byte.
         """
         total = 0
-        while total < PORTION:
+        portion = framer.portion
+        while total < portion:
             try:
                 count = link.receive_into(framer.room())
             except Disconnected:
