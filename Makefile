@@ -112,7 +112,7 @@ bench-quick: venv servers ## scanner, ingest and serving speed, each beside the 
 	$(PY) -m bench.quick $(ARGS)
 
 .PHONY: bench-raft
-bench-raft: venv ## consensus of three nodes, beside the same bytes without Raft (ARGS="--megabytes 256")
+bench-raft: venv servers ## consensus of three nodes and catching up with a real source, beside the same without Raft (ARGS="--megabytes 256")
 	$(PY) -m bench.raft $(ARGS)
 
 .PHONY: bench-failover

@@ -18,6 +18,8 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench.figures import figure
+
 from kingbus_node.demo.cluster_process import ClusterProcess
 from kingbus_node.demo.instance import Server
 from kingbus_node.demo.node_process import NodeProcess
@@ -110,12 +112,11 @@ def main() -> None:
             ClusterProcess(source, folder) as cluster,
         ):
             failover = Failover(source, replica, cluster)
-            for name, lose in (("killed (SIGKILL)", NodeProcess.kill), ("handed over", hand_over)):
+            for name, lose, wanted in (("killed (SIGKILL)", NodeProcess.kill, 2.0), ("handed over", hand_over, 0.3)):
                 times = sorted(failover.measure(lose) for _ in range(rounds))
-                sys.stdout.write(
-                    f"leader {name}: {rounds} rounds, median {statistics.median(times) * 1000:.0f} ms, "
-                    f"{times[0] * 1000:.0f} to {times[-1] * 1000:.0f} ms\n"
-                )
+                median = statistics.median(times)
+                spread = f"{rounds} rounds, {times[0] * 1000:.0f} to {times[-1] * 1000:.0f} ms"
+                figure(f"next row at a replica, leader {name}, median", spread, median, wanted, "s", least=False)
             before, begun = [usage(node) for node in cluster.nodes], time.monotonic()
             time.sleep(10.0)
             leader = cluster.wait_leader()

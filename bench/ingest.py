@@ -21,16 +21,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench.figures import figure, touch_memory
+
 from kingbus_node.config import SourceSettings
 from kingbus_node.demo.alone import lead_alone
 from kingbus_node.demo.instance import REPLICATION_PASSWORD, REPLICATION_USER, Options, Server
 from kingbus_node.demo.servers import Flavor, ensure
 from kingbus_node.demo.waiting import wait_until
+from kingbus_node.raft.cluster import Cluster
 from kingbus_node.source.checks import Replica
 from kingbus_node.source.reader import SourceReader
 from kingbus_node.store.log import Log
 
 ROUNDS = 3
+WANTED = 0.8
 _UUID = "77777777-0000-11f1-9062-02fc00000001"
 _OPTIONS: Options = {"max-binlog-size": "256M", "innodb-redo-log-capacity": "1G", "innodb-buffer-pool-size": "256M"}
 _MARIADB_OPTIONS: Options = {"max-binlog-size": "256M", "innodb-log-file-size": "512M"}
@@ -47,6 +51,11 @@ class Result:
     tool: float
     ingest_processor: float
     tool_processor: float
+
+    @property
+    def speed(self) -> float:
+        """Of ingest, MB/s."""
+        return self.bytes / 1e6 / self.ingest
 
     @property
     def ratio(self) -> float:
@@ -108,39 +117,60 @@ def tool_seconds(server: Server, folder: Path) -> tuple[float, float]:
     return took, after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
 
 
-def ingest_seconds(server: Server, folder: Path, size: int) -> tuple[float, float, int]:
-    """Let a reader fetch all into a log: seconds until `size` bytes are committed, processor time, number of events."""
+def source_settings(port: int, folder: Path) -> SourceSettings:
+    """How to reach a server of ours; `folder` gets a file with the password."""
     password = folder / "password"
     password.write_text(REPLICATION_PASSWORD)
-    settings = SourceSettings.model_validate(
+    return SourceSettings.model_validate(
         {
-            "endpoints": [f"127.0.0.1:{server.port}"],
+            "endpoints": [f"127.0.0.1:{port}"],
             "user": REPLICATION_USER,
             "password_file": password,
             "tls": {"mode": "disabled"},
         }
     )
-    log = Log.open(folder / "log")
-    node = lead_alone(log)
+
+
+def fetch(log: Log, node: Cluster, settings: SourceSettings, last: str, end: int) -> tuple[float, int]:
+    """Let a reader of the leader `node` fetch all, up to position `end` of the file `last`.
+
+    Returns the seconds until it is committed, and the number of events.
+    """
+    sys.setswitchinterval(0.0005)  # as a node does
     reader = SourceReader(settings, log, node, Replica(4242, _UUID))
     node.add_commit_listener(reader.committed)
-    start, processor = time.perf_counter(), time.process_time()
+
+    def all_is_here() -> bool:
+        file, error = log.state.file, reader.status().error
+        if error is not None:
+            raise SystemExit(f"fetching failed: {error}")
+        return file is not None and file.source_name == last and file.end_pos >= end
+
+    start = time.perf_counter()
     reader.start()
     try:
-        last = server.binary_logs()[-1]
-        end = int(str(server.table("SHOW BINARY LOGS")[-1]["File_size"]))
-
-        def all_is_here() -> bool:
-            file, error = log.state.file, reader.status().error
-            if error is not None:
-                raise SystemExit(f"ingest of {size} bytes failed: {error}")
-            return file is not None and file.source_name == last and file.end_pos >= end
-
-        wait_until(all_is_here, 600, f"{size} bytes to be ingested", interval=0.005)
-        took = time.perf_counter() - start
-        return took, time.process_time() - processor, reader.status().events
+        wait_until(all_is_here, 600, f"{last} up to {end} to be fetched", interval=0.005)
+        return time.perf_counter() - start, reader.status().events
     finally:
         reader.stop()
+
+
+def end_of(server: Server) -> tuple[str, int]:
+    """The last file of a server's binlog, and how long it is."""
+    last = server.table("SHOW BINARY LOGS")[-1]
+    return str(last["Log_name"]), int(str(last["File_size"]))
+
+
+def ingest_seconds(server: Server, folder: Path) -> tuple[float, float, int]:
+    """Let a reader fetch all into a log: seconds until all is committed, processor time, number of events."""
+    settings = source_settings(server.port, folder)
+    log = Log.open(folder / "log")
+    node = lead_alone(log)
+    processor = time.process_time()
+    try:
+        took, events = fetch(log, node, settings, *end_of(server))
+        return took, time.process_time() - processor, events
+    finally:
         node.close()
         log.close()
 
@@ -156,10 +186,12 @@ def measure(workload: str, release: str, megabytes: int, folder: Path) -> Result
             tool: list[tuple[float, float]] = []
             events = 0
             for _ in range(ROUNDS):
+                touch_memory()
                 with tempfile.TemporaryDirectory(dir=work) as target:
                     tool.append(tool_seconds(server, Path(target)))
+                touch_memory()
                 with tempfile.TemporaryDirectory(dir=work) as target:
-                    took, processor, events = ingest_seconds(server, Path(target), size)
+                    took, processor, events = ingest_seconds(server, Path(target))
                     ingest.append((took, processor))
     best = [min(values) for runs in (ingest, tool) for values in zip(*runs, strict=True)]
     return Result(workload, size, events, best[0], best[2], best[1], best[3])
@@ -177,7 +209,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for workload in WORKLOADS:
         megabytes: int = getattr(options, workload)
         if megabytes:
-            print(measure(workload, options.release, megabytes, options.folder), flush=True)
+            result = measure(workload, options.release, megabytes, options.folder)
+            print(result, flush=True)
+            name = f"ingest of {workload}, one node, beside mysqlbinlog --raw"
+            figure(name, f"{result.speed:.0f} MB/s", result.ratio, WANTED, "x", least=True)
     print(f"peak memory of this process: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MB")
     return 0
 
