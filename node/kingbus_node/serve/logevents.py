@@ -32,12 +32,14 @@ from kingbus_node.binlog.mariadb import MariadbState
 from kingbus_node.serve.blockview import BlockView
 from kingbus_node.serve.view import LogEvent
 from kingbus_node.store.catalogue import FileInfo
+from kingbus_node.store.errors import PositionInsideEventError
 from kingbus_node.store.reader import LogReader
 
 _BLOCK: Final = 256 * 1024
 _MAX_DESCRIBED: Final = 64 * 1024
 _HEADER: Final = struct.Struct("<IBIIIH")
 _TABLE_ID: Final = 6
+_FIRST: Final = 4
 _NAMES: Final = {
     EventType.FORMAT_DESCRIPTION: "Format_desc",
     EventType.TRANSACTION_PAYLOAD: "Transaction_payload",
@@ -50,6 +52,44 @@ _NAMES: Final = {
     EventType.ROWS_QUERY: "Rows_query",
     EventType.XA_PREPARE: "XA_prepare",
 }
+
+
+_ROWS_FLAGS: Final = {0x01: "STMT_END_F", 0x10: "USE_SQL_FOREIGN_KEY_F"}
+_DDL_XID: Final = 17  # Q_DDL_LOGGED_WITH_XID
+_VARIABLE_SIZES: Final = {
+    0: 4, 1: 8, 3: 4, 4: 6, 7: 2, 8: 2, 9: 8, 10: 4, 13: 3, 16: 1, _DDL_XID: 8, 18: 2, 19: 1, 20: 1,
+}  # fmt: skip
+"""Bytes of the status variables of a QUERY event that always have as many ("Query_event" of MySQL's documentation)."""
+_STRINGS: Final = {2: (1, 1), 5: (1, 0), 6: (1, 0), 11: (2, 0)}
+"""How many strings, each after its length, a variable has, and the bytes after them."""
+_DATABASES: Final = 12
+_TOO_MANY: Final = 254
+
+
+def ddl_xid(variables: bytes) -> int | None:
+    """The XID that a DDL statement was logged with; None when there is none, or not to be found."""
+    at = 0
+    while at < len(variables):
+        code = variables[at]
+        at += 1
+        if code == _DDL_XID:
+            return int.from_bytes(variables[at : at + 8], "little") if at + 8 <= len(variables) else None
+        if code in _VARIABLE_SIZES:
+            at += _VARIABLE_SIZES[code]
+        elif code in _STRINGS:
+            count, more = _STRINGS[code]
+            for _ in range(count):
+                at += 1 + (variables[at] if at < len(variables) else 0)
+            at += more
+        elif code == _DATABASES:
+            count = variables[at] if at < len(variables) else 0
+            at += 1
+            for _ in range(0 if count == _TOO_MANY else count):
+                end = variables.find(b"\0", at)
+                at = len(variables) if end < 0 else end + 1
+        else:
+            return None
+    return None
 
 
 def file_checksum(reader: LogReader, info: FileInfo) -> bool:
@@ -79,15 +119,25 @@ def position_at(reader: LogReader, info: FileInfo, position: int) -> MariadbStat
     return state
 
 
-def events_of(reader: LogReader, info: FileInfo, position: int) -> Iterator[LogEvent]:
-    """The events of one source file from `position` on. Errors: those of `LogReader.locate`, `CorruptLogError`."""
-    index, offset = reader.locate(info.id, position)
+def events_of(reader: LogReader, info: FileInfo, position: int, *, lenient: bool = False) -> Iterator[LogEvent]:
+    """The events of one source file from `position` on. Errors: those of `LogReader.locate`, `CorruptLogError`.
+
+    lenient: inside an event means from the next one on.
+    """
+    try:
+        index, offset = reader.locate(info.id, position)
+    except PositionInsideEventError:
+        if not lenient:
+            raise
+        index, offset = reader.locate(info.id, _FIRST)  # the events before it are read, and left out
     checksum = file_checksum(reader, info)
     with closing(reader.cursor(index, offset)) as cursor:
         while (block := cursor.read(_BLOCK)) is not None and block.file_id == info.id:
             view = BlockView.of(block)
-            for row in range(len(view)):
-                yield _event(view, row, info.name, checksum)
+            for row in range(bisect_right(range(len(view)), position, key=view.end_position), len(view)):
+                event = _event(view, row, info.name, checksum)
+                if event.position >= position:
+                    yield event
 
 
 def _event(view: BlockView, row: int, file: str, checksum: bool) -> LogEvent:
@@ -139,7 +189,9 @@ def describe(kind: int, event: bytes, checksum: bool) -> str:
             query = Query.parse(event, checksum)
             statement = query.statement.decode("utf-8", "replace")
             plain = not query.schema or query.header.flags & EventFlag.SUPPRESS_USE
-            return statement if plain else f"use `{query.schema}`; {statement}"
+            xid = ddl_xid(query.status_variables)
+            after = "" if xid is None else f" /* xid={xid} */"
+            return f"{statement}{after}" if plain else f"use `{query.schema}`; {statement}{after}"
         case EventType.ANNOTATE_ROWS:
             return AnnotateRows.parse(event, checksum).statement.decode("utf-8", "replace")
         case EventType.XID:
@@ -147,7 +199,10 @@ def describe(kind: int, event: bytes, checksum: bool) -> str:
         case EventType.TABLE_MAP:
             return _table_map(event)
         case _ if "ROWS" in name_of(kind).upper() and kind != EventType.ROWS_QUERY:
-            return f"table_id: {int.from_bytes(event[_HEADER.size : _HEADER.size + _TABLE_ID], 'little')}"
+            flags = int.from_bytes(event[_HEADER.size + _TABLE_ID : _HEADER.size + _TABLE_ID + 2], "little")
+            table_id = int.from_bytes(event[_HEADER.size : _HEADER.size + _TABLE_ID], "little")
+            set_ = [name for bit, name in _ROWS_FLAGS.items() if flags & bit]
+            return f"table_id: {table_id}" + (f" flags: {' '.join(set_)}" if set_ else "")
         case _:
             return ""
 

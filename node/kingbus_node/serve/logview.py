@@ -109,6 +109,7 @@ class LogView:
             return None
 
     def events(self, file: str | None, position: int, offset: int, count: int | None) -> Iterator[LogEvent]:
+        position = max(position, 4)
         info = self._reader.oldest_file() if file is None else self._reader.file_by_name(file)
         if info is None:
             if file is None:
@@ -118,9 +119,16 @@ class LogView:
         return itertools.islice(events, offset, None if count is None else offset + count)
 
     def _events(self, info: FileInfo, position: int) -> Iterator[LogEvent]:
+        """MySQL looks for the next event from any place on; MariaDB wants a place where an event begins (captured)."""
         try:
-            yield from events_of(self._reader, info, position)
-        except (PositionPastEndError, PositionInsideEventError):
+            yield from events_of(self._reader, info, position, lenient=not self.mariadb)
+        except PositionPastEndError:
+            if self.mariadb:
+                raise _events_error(
+                    f"Invalid pos specified. Requested from pos:{position} is greater than actual file "
+                    f"size:{info.end_pos}"
+                ) from None
+        except PositionInsideEventError:
             raise _events_error("Wrong offset or I/O error") from None
         except StoreError as problem:
             raise _events_error(str(problem)) from problem

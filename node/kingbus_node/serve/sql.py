@@ -29,8 +29,10 @@ from kingbus_node.serve.statements import (
     Condition,
     Default,
     Expression,
+    Item,
     Kill,
     Literal,
+    Negated,
     Nothing,
     PurgeLogs,
     Select,
@@ -108,7 +110,8 @@ class SqlSession:
             parsed = parse(statement, Dialect.of(view.version, mariadb=view.mariadb))
             if isinstance(parsed, ShowWarnings):
                 return self._show_warnings(parsed)
-            self._problem = None
+            if not (isinstance(parsed, Select) and (view.mariadb or all(map(_counts_problems, parsed.items)))):
+                self._problem = None  # MariaDB keeps it while no table is read
             return self._answer(parsed)
         except MySQLError as problem:
             self._problem = problem
@@ -169,16 +172,22 @@ class SqlSession:
         columns: list[Column] = []
         row: list[Value] = []
         for item in select.items:
-            column, value = self._column(item.expression, item.name)
+            column, value = self._column(item.expression, item.name.encode("utf-8", "surrogateescape"))
             columns.append(column)
             row.append(value)
         return ResultSet(columns, [] if select.limit == 0 else [row])
 
-    def _column(self, expression: Expression, name: str) -> tuple[Column, Value]:
-        label = name.encode("utf-8", "surrogateescape")
+    def _column(self, expression: Expression, label: bytes) -> tuple[Column, Value]:
         match expression:
             case UserVariable():
-                return _user_column(label, self.facts.user_variables.get(expression.name), mariadb=self._view.mariadb)
+                known = self.facts.user_variables
+                empty = ColumnType.VAR_STRING if expression.name not in known else ColumnType.MEDIUM_BLOB
+                if self._view.mariadb:
+                    empty = ColumnType.LONG_BLOB
+                return _user_column(label, known.get(expression.name), empty)
+            case SystemVariable() if expression.name.lower() in _COUNTS:
+                count = b"0" if self._problem is None else b"1"
+                return replace(integer_column("", nullable=True), name=label), count
             case SystemVariable():
                 return _variable_column(label, self.variables.read(expression.name, expression.scope))
             case Call() if expression.name.upper() == "BINLOG_GTID_POS":
@@ -190,7 +199,11 @@ class SqlSession:
                 if expression.name.upper() in _DATETIME_FUNCTIONS and isinstance(value, bytes):
                     flags = ColumnFlag.BINARY | ColumnFlag.NOT_NULL
                     return Column(label, ColumnType.DATETIME, 19, flags, 0, BINARY_CHARSET), value
-                return self._literal(label, value, nullable=True, narrow=expression.name.upper() == "CONNECTION_ID")
+                name = expression.name.upper()
+                column, text = self._literal(label, value, nullable=name != "VERSION", narrow=name == "CONNECTION_ID")
+                if name == "UNIX_TIMESTAMP" and self._view.mariadb:
+                    column = replace(column, flags=column.flags & ~ColumnFlag.NOT_NULL)
+                return column, text
             case _:
                 value = self._evaluate(expression)
                 return self._literal(label, value, narrow=isinstance(value, int) and abs(value) < 10**9)
@@ -328,7 +341,7 @@ class SqlSession:
 
     def _show_variables(self, show: ShowVariables) -> ResultSet:
         pairs = self._status() if show.status else self.variables.listed(global_only=show.is_global)
-        columns = (text_column("Variable_name", 256), text_column("Value", 4096, nullable=True))
+        columns = (text_column("Variable_name", 256), text_column("Value", 4096, nullable=not self._view.mariadb))
         rows = [
             (name.encode(), value.encode())
             for name, value in pairs
@@ -362,15 +375,26 @@ class SqlSession:
             case "REPLICAS":
                 return self._replicas(show.source_words)
             case "REPLICA STATUS":
-                return replica_status(
-                    self._neighbours.source_status(), mariadb=self._view.mariadb, source_words=show.source_words
-                )
+                return self._replica_status(show)
             case "PROCESSLIST":
                 return self._process_list(show.full)
             case "DATABASES":
                 return ResultSet((text_column("Database", 256),), [(b"information_schema",)])
             case _:
                 raise AssertionError(f"SHOW {show.what} without an answer")
+
+    def _replica_status(self, show: Show) -> ResultSet:
+        """A cluster reads from its source in one channel, which has no name."""
+        if show.channel and self._view.mariadb:
+            raise error(ErrorCode.NO_MASTER_CONNECTION, f"There is no master connection '{show.channel}'")
+        if show.channel:
+            raise error(ErrorCode.NO_CHANNEL, f"Replica channel '{show.channel}' does not exist.")
+        return replica_status(
+            self._neighbours.source_status(),
+            mariadb=self._view.mariadb,
+            source_words=show.source_words,
+            all_channels=show.all_channels and self._view.mariadb,
+        )
 
     def _binary_logs(self) -> ResultSet:
         columns = [text_column("Log_name"), integer_column("File_size")]
@@ -477,10 +501,18 @@ class SqlSession:
         problem = self._problem
         if show.count_only:
             name = "@@session.error_count" if show.errors_only else "@@session.warning_count"
-            return ResultSet((integer_column(name),), [(b"0" if problem is None else b"1",)])
+            return ResultSet((integer_column(name, nullable=True),), [(b"0" if problem is None else b"1",)])
         columns = (text_column("Level", 28), integer_column("Code", 5, wide=False), text_column("Message", 2048))
         rows = [] if problem is None else [(b"Error", b"%d" % problem.code, problem.message.encode("utf-8", "replace"))]
         return ResultSet(columns, rows)
+
+
+_COUNTS: Final = frozenset(("error_count", "warning_count"))
+
+
+def _counts_problems(item: Item) -> bool:
+    """``@@error_count``: asks what the statement before has left behind, and leaves it there."""
+    return isinstance(item.expression, SystemVariable) and item.expression.name.lower() in _COUNTS
 
 
 # -- functions ---------------------------------------------------------------------------------------------------------
@@ -542,7 +574,7 @@ def _text_of(value: UserValue) -> Value:
     return value if value is None or isinstance(value, bytes) else str(value).encode()
 
 
-def _user_column(label: bytes, value: UserValue, *, mariadb: bool) -> tuple[Column, Value]:
+def _user_column(label: bytes, value: UserValue, empty: ColumnType) -> tuple[Column, Value]:
     """User variables have types of their own: text is a LONG_BLOB with the connection's charset (captured)."""
     text = _text_of(value)
     match value:
@@ -553,8 +585,8 @@ def _user_column(label: bytes, value: UserValue, *, mariadb: bool) -> tuple[Colu
         case Decimal():
             return Column(label, ColumnType.NEWDECIMAL, 67, ColumnFlag.BINARY, 30, BINARY_CHARSET), text
         case None:
-            kind, length = (ColumnType.LONG_BLOB, 16777216) if mariadb else (ColumnType.VAR_STRING, 65532)
-            return Column(label, kind, length, ColumnFlag.BINARY, 31, BINARY_CHARSET), None
+            length = 65532 if empty is ColumnType.VAR_STRING else 16777216
+            return Column(label, empty, length, ColumnFlag.BINARY, 31, BINARY_CHARSET), None
 
 
 def _variable_column(label: bytes, value: VariableValue) -> tuple[Column, Value]:
@@ -593,6 +625,8 @@ def _holds(condition: Condition, row: dict[str, str]) -> bool:
     match condition:
         case Combined(operator="AND"):
             return all(_holds(part, row) for part in condition.parts)
+        case Negated():
+            return not _holds(condition.part, row)
         case Combined():
             return any(_holds(part, row) for part in condition.parts)
         case Comparison():

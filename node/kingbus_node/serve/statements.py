@@ -72,6 +72,13 @@ class Comparison:
 
 
 @dataclass(frozen=True, slots=True)
+class Negated:
+    """``NOT`` of a condition."""
+
+    part: Condition
+
+
+@dataclass(frozen=True, slots=True)
 class Combined:
     """``AND`` or ``OR`` of conditions."""
 
@@ -79,7 +86,7 @@ class Combined:
     parts: tuple[Condition, ...]
 
 
-Condition = Comparison | Combined
+Condition = Comparison | Combined | Negated
 
 # -- statements --------------------------------------------------------------------------------------------------------
 
@@ -155,11 +162,14 @@ class Show:
     """Another SHOW. what: BINARY LOGS, BINARY LOG STATUS, REPLICAS, REPLICA STATUS, PROCESSLIST, DATABASES.
 
     source_words: said in the new vocabulary, which decides the columns' names. full: ``SHOW FULL PROCESSLIST``.
+    channel: ``FOR CHANNEL name``. all_channels: MariaDB's ``SHOW ALL SLAVES STATUS``.
     """
 
     what: str
     source_words: bool = True
     full: bool = False
+    channel: str = ""
+    all_channels: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -329,6 +339,8 @@ class _Parser:
         while self._take_operator(";"):
             pass
         if self._token.kind is Kind.END:
+            if self._text.strip(" \t\r\n;"):
+                return Nothing()  # a comment
             raise error(ErrorCode.EMPTY_QUERY, "Query was empty")
         start = self._token
         if start.kind is not Kind.WORD:
@@ -546,7 +558,7 @@ class _Parser:
             case "ALL":
                 words = self._expect("SLAVES", "REPLICAS") == "REPLICAS"
                 self._expect("STATUS")
-                return Show("REPLICA STATUS", source_words=words)
+                return Show("REPLICA STATUS", source_words=words, all_channels=True)
             case "FULL":
                 self._expect("PROCESSLIST")
                 return Show("PROCESSLIST", full=True)
@@ -568,10 +580,11 @@ class _Parser:
         return True
 
     def _show_replica_status(self, *, source_words: bool) -> Statement:
+        channel = ""
         if self._take("FOR"):
             self._expect("CHANNEL")
-            self._string()
-        return Show("REPLICA STATUS", source_words=source_words)
+            channel = self._string() if self._token.kind is Kind.STRING else self._name()
+        return Show("REPLICA STATUS", source_words=source_words, channel=channel)
 
     def _show_count(self) -> Statement:
         self._next()
@@ -588,6 +601,10 @@ class _Parser:
             count = self._integer()
             if self._take_operator(","):
                 offset, count = count, self._integer()
+            elif self._take("OFFSET"):
+                offset = self._integer()
+            if count == 0:  # all of them, or one (captured)
+                count = 1 if self._dialect.mariadb else None
         return ShowBinlogEvents(file, position, offset, count)
 
     def _skip_limit(self) -> None:
@@ -616,6 +633,11 @@ class _Parser:
         return parts[0] if len(parts) == 1 else Combined("AND", tuple(parts))
 
     def _comparison(self) -> Condition:
+        if self._take("NOT") or self._take_operator("!"):
+            self._enter()
+            inner = self._comparison()
+            self._depth -= 1
+            return Negated(inner)
         if self._take_operator("("):
             self._enter()
             inner = self._condition()
@@ -624,7 +646,7 @@ class _Parser:
             return inner
         column = self._name().lower()
         if column not in ("variable_name", "value"):
-            raise error(ErrorCode.BAD_FIELD, f"Unknown column '{column}' in 'where clause'")
+            raise error(ErrorCode.BAD_FIELD, f"Unknown column '{column}' in '{self._clause('where clause', 'WHERE')}'")
         if self._take_operator("="):
             return Comparison(column, "=", (self._text_value(),))
         if self._take_operator("!=", "<>"):
@@ -719,7 +741,11 @@ class _Parser:
         if upper in _AFTER_ITEM or (token.value.startswith("$") and not self._dialect.mariadb):
             self._at -= 1  # $ starts a dollar-quoted string in MySQL 9; both are reported from the word on
             raise self._error()
-        raise error(ErrorCode.BAD_FIELD, f"Unknown column '{token.value}' in 'field list'")
+        raise error(ErrorCode.BAD_FIELD, f"Unknown column '{token.value}' in '{self._clause('field list', 'SELECT')}'")
+
+    def _clause(self, mysql: str, mariadb: str) -> str:
+        """What a server calls the part of a statement with a name that it does not know."""
+        return mariadb if self._dialect.mariadb else mysql
 
 
 def _scope(word: str) -> str:

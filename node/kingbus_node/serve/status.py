@@ -9,7 +9,16 @@ from __future__ import annotations
 
 from typing import Final
 
-from kingbus_node.wire.resultset import Column, ResultSet, Value, integer_column, text_column
+from kingbus_node.wire.resultset import (
+    BINARY_CHARSET,
+    Column,
+    ColumnFlag,
+    ColumnType,
+    ResultSet,
+    Value,
+    integer_column,
+    text_column,
+)
 
 # (name, the key of the value in what the core reports, whether it is a number). "" means that a node has nothing to
 # say: 0 or ''.
@@ -95,7 +104,8 @@ _MARIADB_TAIL: Final = (
 )
 _NARROW: Final = frozenset(
     ("Source_Port", "Connect_Retry", "Last_Errno", "Skip_Counter", "Last_IO_Errno", "Last_SQL_Errno",
-     "Source_Server_Id", "SQL_Delay", "SQL_Remaining_Delay", "Auto_Position", "Get_Source_public_key")
+     "Source_Server_Id", "SQL_Delay", "SQL_Remaining_Delay", "Auto_Position", "Get_Source_public_key",
+     "Retried_transactions", "Executed_log_entries", "Replica_received_heartbeats")
 )  # fmt: skip
 """Numbers of 32 bits (LONG); the others have 64 (captured)."""
 _MAY_BE_NULL: Final = frozenset(("lag_seconds", "unknown"))
@@ -105,7 +115,21 @@ def _old_words(name: str) -> str:
     return name.replace("Source", "Master").replace("Replica_", "Slave_").replace("source_public", "master_public")
 
 
-def replica_status(report: dict[str, str | int | None], *, mariadb: bool, source_words: bool) -> ResultSet:
+# What MariaDB's SHOW ALL SLAVES STATUS says besides, before and after.
+_ALL_HEAD: Final = (("Connection_name", "", False), ("Replica_SQL_State", "sql_state", False))
+_ALL_TAIL: Final = (
+    ("Retried_transactions", "", True),
+    ("Max_relay_log_size", "", True),
+    ("Executed_log_entries", "", True),
+    ("Replica_received_heartbeats", "", True),
+    ("Replica_heartbeat_period", "heartbeat", False),
+    ("Gtid_Replica_Pos", "executed", False),
+)
+
+
+def replica_status(
+    report: dict[str, str | int | None], *, mariadb: bool, source_words: bool, all_channels: bool = False
+) -> ResultSet:
     """The answer to SHOW REPLICA STATUS; no row when `report` is empty (the source is not configured).
 
     Keys of `report`: io_state, host, user, port, connect_retry, file, position, io_running and sql_running (Yes, No,
@@ -114,16 +138,22 @@ def replica_status(report: dict[str, str | int | None], *, mariadb: bool, source
     """
     columns: list[Column] = []
     row: list[Value] = []
-    for name, key, number in _COLUMNS + (_MARIADB_TAIL if mariadb else _MYSQL_TAIL):
+    listed = _COLUMNS + (_MARIADB_TAIL if mariadb else _MYSQL_TAIL)
+    for name, key, number in (*_ALL_HEAD, *listed, *_ALL_TAIL) if all_channels else listed:
         label = name if source_words and not mariadb else _old_words(name)
         if number:
             wide = name not in _NARROW
-            columns.append(integer_column(label, 21 if wide else 11, wide=wide, nullable=key in _MAY_BE_NULL))
+            columns.append(integer_column(label, 21 if wide else 11, wide=wide))
+        elif key == "heartbeat":
+            flags = ColumnFlag.BINARY | ColumnFlag.NOT_NULL
+            columns.append(Column(label.encode(), ColumnType.DOUBLE, 9, flags, 3, BINARY_CHARSET))
         else:
             columns.append(text_column(label, 4096))
         value = report.get(key)
-        if value is None and key in _MAY_BE_NULL:
+        if value is None and key in _MAY_BE_NULL:  # although the columns say NOT NULL, as the servers' do (captured)
             row.append(None)
+        elif key == "heartbeat":
+            row.append(b"0.000")
         elif number:
             row.append(b"%d" % int(value or 0))
         else:

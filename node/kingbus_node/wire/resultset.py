@@ -33,6 +33,7 @@ class ColumnType(IntEnum):
     LONGLONG = 0x08
     DATETIME = 0x0C
     NEWDECIMAL = 0xF6
+    MEDIUM_BLOB = 0xFA
     LONG_BLOB = 0xFB
     VAR_STRING = 0xFD
 

@@ -121,9 +121,20 @@ def test_events_of_no_file_and_of_no_position_are_refused_as_mysql_does(logs: Lo
     view = logs.view(Flavor.MYSQL, "mysql-9.7.4-000001")
     with pytest.raises(MySQLError, match="SHOW BINLOG EVENTS: Could not find target log"):
         list(view.events("nowhere", 4, 0, None))
-    for position in (5, 1 << 40):
-        with pytest.raises(MySQLError, match="SHOW BINLOG EVENTS: Wrong offset or I/O error"):
-            list(view.events(None, position, 0, None))
+    whole = list(view.events(None, 4, 0, None))
+    assert list(view.events(None, 0, 0, None)) == whole
+    assert list(view.events(None, 5, 0, None)) == list(view.events(None, whole[1].position, 0, None)) == whole[1:]
+    assert list(view.events(None, whole[7].position + 1, 0, 2)) == whole[8:10]
+    assert list(view.events(None, 1 << 40, 0, None)) == []
+
+
+def test_a_place_without_an_event_is_refused_as_mariadb_does(logs: Logs) -> None:
+    view = logs.view(Flavor.MARIADB, "mariadb-10.11.19-000001")
+    assert list(view.events(None, 0, 0, 1)) == list(view.events(None, 4, 0, 1))
+    with pytest.raises(MySQLError, match="SHOW BINLOG EVENTS: Wrong offset or I/O error"):
+        list(view.events(None, 5, 0, None))
+    with pytest.raises(MySQLError, match="Requested from pos:99999999 is greater than actual file size:"):
+        list(view.events(None, 99999999, 0, None))
 
 
 def test_a_place_in_a_mariadb_file_has_the_gtids_before_it(logs: Logs) -> None:

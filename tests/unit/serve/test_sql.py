@@ -228,8 +228,9 @@ def test_user_variables_keep_their_types(mysql: Connection) -> None:
         ColumnType.LONGLONG,
         ColumnType.LONG_BLOB,
         ColumnType.NEWDECIMAL,
-        ColumnType.VAR_STRING,
+        ColumnType.MEDIUM_BLOB,
     ]
+    assert mysql.types("SELECT @nope") == [ColumnType.VAR_STRING]
     assert mysql.facts.user_variables["e"] == Decimal("1.5")
 
 
@@ -345,7 +346,6 @@ def test_from_dual_and_limit_0_are_understood(mysql: Connection) -> None:
         ),
         ("", 1065, "42000", "Query was empty"),
         (" ; ", 1065, "42000", "Query was empty"),
-        ("/* nothing */", 1065, "42000", "Query was empty"),
         ("SELECT 1; SELECT 2", 1064, "42000", "near 'SELECT 2' at line 1"),
         ("UPDATE x SET y=1", 1290, "HY000", "--read-only option"),
         ("create table t (a int)", 1290, "HY000", "--read-only option"),
@@ -409,9 +409,31 @@ def test_replica_status_is_shown_in_both_vocabularies(mysql: Connection, mariadb
     assert shown["Seconds_Behind_Source"] is None
     old = dict(zip(mysql.names("SHOW SLAVE STATUS"), mysql.row("SHOW SLAVE STATUS"), strict=True))
     assert (old["Slave_IO_Running"], old["Master_Host"], old["Exec_Master_Log_Pos"]) == ("Yes", "db", "5")
-    maria = dict(zip(mariadb.names("SHOW ALL SLAVES STATUS"), mariadb.row("SHOW SLAVE STATUS"), strict=True))
+    maria = dict(zip(mariadb.names("SHOW SLAVE STATUS"), mariadb.row("SHOW SLAVE STATUS"), strict=True))
     assert maria["Slave_SQL_Running"] == ""
     assert "Using_Gtid" in maria
+    every = dict(zip(mariadb.names("SHOW ALL SLAVES STATUS"), mariadb.row("SHOW ALL SLAVES STATUS"), strict=True))
+    assert every.items() >= maria.items()
+    assert (every["Connection_name"], every["Slave_heartbeat_period"]) == ("", "0.000")
+
+
+def test_there_is_one_channel_without_a_name(mysql: Connection, mariadb: Connection) -> None:
+    assert mysql.rows("SHOW REPLICA STATUS FOR CHANNEL ''") == []
+    assert mysql.error("SHOW REPLICA STATUS FOR CHANNEL 'x'").code == 3074
+    assert mariadb.error("SHOW SLAVE STATUS FOR CHANNEL 'x'").code == 1617
+
+
+def test_a_comment_is_a_statement_that_does_nothing(mysql: Connection) -> None:
+    mysql.ok("/* nothing */")
+    mysql.ok("-- nothing")
+
+
+def test_the_counts_of_warnings_leave_them_where_they_are(mysql: Connection) -> None:
+    mysql.error("SELECT nope")
+    assert mysql.row("SELECT @@error_count, @@session.warning_count") == ("1", "1")
+    assert mysql.row("SELECT @@error_count") == ("1",)
+    mysql.rows("SELECT 1")
+    assert mysql.row("SELECT @@error_count") == ("0",)
 
 
 @pytest.mark.parametrize(
@@ -423,6 +445,7 @@ def test_replica_status_is_shown_in_both_vocabularies(mysql: Connection, mariadb
         ("WHERE variable_name IN ('server_id', 'port')", ["port", "server_id"]),
         ("WHERE (Variable_name = 'port' OR Variable_name LIKE 'server_i_') AND value <> '101'", ["port"]),
         ("WHERE `Variable_name` NOT LIKE '%' OR Value = '3306'", ["port"]),
+        ("WHERE NOT Variable_name LIKE '%' OR NOT (Value <> '3306')", ["port"]),
         ("LIKE 'nope'", []),
     ],
 )
