@@ -6,6 +6,8 @@ PY := .venv/bin/python
 SOURCES := $(wildcard node operator tests bench)
 # Processes that tests run in: they mostly wait for servers. 0: all in one, as a debugger likes it.
 WORKERS := 3
+# How many seeds `make soak` plays.
+SEEDS := 100000
 
 .PHONY: help
 help: ## this text
@@ -103,6 +105,14 @@ fuzz: venv ## the property tests, for longer
 chaos: venv servers ## random kills, hangs and stops of a real cluster under load (ARGS="--minutes 30 --seed 7 --flavor mariadb")
 	PYTHONPATH=tests $(PY) -m servers.chaos $(ARGS)
 
+.PHONY: test-kills
+test-kills: venv servers ## rounds of kills, stops and partitions of a real cluster, all compared after each (root only; ARGS="--rounds 20")
+	PYTHONPATH=tests $(PY) -m servers.kills $(ARGS)
+
+.PHONY: soak
+soak: venv ## the simulator, for as long as one likes: make soak SEEDS=100000 (ARGS="--first 5000 --jobs 2")
+	$(PY) -m tests.simulation --seeds $(SEEDS) $(ARGS)
+
 .PHONY: demo
 demo: venv ## a real source, three nodes and a real replica on this machine, the leader killed (ARGS="--flavor mariadb --check")
 	.venv/bin/kingbus demo $(ARGS)
@@ -118,6 +128,10 @@ bench-raft: venv servers ## consensus of three nodes and catching up with a real
 .PHONY: bench-failover
 bench-failover: venv servers ## how long a replica waits when the leader is killed, or hands over (ARGS="--rounds 20")
 	$(PY) -m bench.failover $(ARGS)
+
+.PHONY: bench-sites
+bench-sites: venv servers ## a cluster of three sites far apart, beside plain TCP over the same lines (root only; ARGS="--megabytes 100")
+	PYTHONPATH=tests $(PY) -m sites.speed $(ARGS)
 
 .PHONY: clean
 clean: ## caches and build products (.venv and the servers stay)

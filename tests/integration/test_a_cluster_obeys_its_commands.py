@@ -236,7 +236,7 @@ def test_a_node_is_added_and_removed_while_rows_flow(pool: Pool) -> None:
             ensemble.source, leader.folder.parent / "node-4", name="node-4",
             settings={"raft": {**SETTINGS["raft"], "join": True}},
         )  # fmt: skip
-        joining.peers = tuple(node.raft_port for node in ensemble.cluster.nodes)
+        joining.peers = tuple(node.raft_address for node in ensemble.cluster.nodes)
         ensemble.cluster.nodes.append(joining)
         joining.launch()
         asked = ensemble.follower

@@ -43,7 +43,7 @@ def join(ensemble: Ensemble, number: int) -> None:
     name = f"node-{number}"
     settings = {"raft": {**RAFT, "join": True}, "storage": STORAGE}
     node = NodeProcess(ensemble.source, first.folder.parent / name, name=name, settings=settings)
-    node.peers = (first.raft_port,)
+    node.peers = (first.raft_address,)
     ensemble.cluster.nodes.append(node)
     node.start(ready=False)  # before it is a member: so that the copy is seen from the beginning
     first.order("POST", "/v1/members", {"name": name, "address": f"127.0.0.1:{node.raft_port}"})

@@ -5,9 +5,6 @@ The other nodes are stopped (SIGSTOP), so that they are silent without being kno
 
 from __future__ import annotations
 
-import json
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -43,16 +40,6 @@ def paused(*nodes: NodeProcess) -> Iterator[None]:
             node.resume()
 
 
-def reasons(node: NodeProcess) -> str:
-    """Why a node is not ready; '' if it is."""
-    try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{node.admin_port}/readyz", timeout=30):
-            return ""
-    except urllib.error.HTTPError as error:
-        with error:
-            return "; ".join(json.load(error)["reasons"])
-
-
 def login_error(node: NodeProcess) -> int:
     """The error that a client is told, 0 for none."""
     try:
@@ -73,7 +60,7 @@ def test_a_node_alone_is_not_ready_closes_its_dumps_and_serves_again(shared: Ens
     shared.converge(replica)
     others = [one for one in shared.cluster.nodes if one is not node]
     with paused(*others):
-        wait_until(lambda: "quorum" in reasons(node), 60, "the node to say that it is not ready")
+        wait_until(lambda: "quorum" in node.reasons(), 60, "the node to say that it is not ready")
         wait_until(lambda: login_error(node) == SERVER_SHUTDOWN, 60, "logins to be refused with 1053")
         wait_until(lambda: not receives(replica), 60, "the replica to be told", found=lambda: str(status(replica)))
         now = status(replica)
@@ -81,7 +68,7 @@ def test_a_node_alone_is_not_ready_closes_its_dumps_and_serves_again(shared: Ens
         assert not now.broken, "it has to try again by itself"
     shared.workload.small()
     shared.converge(replica)
-    assert reasons(node) == ""
+    assert node.reasons() == ""
 
 
 def test_a_leader_alone_steps_down_and_acknowledges_nothing(shared: Ensemble) -> None:
@@ -92,7 +79,7 @@ def test_a_leader_alone_steps_down_and_acknowledges_nothing(shared: Ensemble) ->
         wait_until(lambda: leader.status(local=True)["role"] != "leader", 60, "the leader to step down")
         shared.workload.small(3)
         assert leader.executed() == held
-        wait_until(lambda: "quorum" in reasons(leader), 60, "the node to say that it is not ready")
+        wait_until(lambda: "quorum" in leader.reasons(), 60, "the node to say that it is not ready")
     shared.settle()
 
 

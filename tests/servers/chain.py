@@ -43,7 +43,7 @@ class Chain:
     @property
     def upstream(self) -> Upstream:
         """What a replica of the node connects to."""
-        return Upstream(self.node.port)
+        return Upstream(self.node.port, host=self.node.place.host)
 
     @property
     def releases(self) -> tuple[str, ...]:

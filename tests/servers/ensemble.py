@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from kingbus_node.demo.cluster_process import ClusterProcess
 from kingbus_node.demo.compare import differences
 from kingbus_node.demo.instance import Options, Server
-from kingbus_node.demo.node_process import NodeProcess, Settings
+from kingbus_node.demo.node_process import NodeProcess, Place, Settings
 from kingbus_node.demo.replication import Upstream, executed, replicate, wait_caught_up
 from kingbus_node.demo.servers import Flavor
 from kingbus_node.demo.waiting import wait_until
@@ -37,10 +38,11 @@ class Ensemble:
         size: int = 3,
         options: Options | None = None,
         settings: Settings | None = None,
+        places: Sequence[Place] = (),
     ) -> Ensemble:
         """A new source of the flavour's main release with the workload's tables, and a cluster that reads from it."""
         source = pool.server(SOURCE[flavor], options)
-        return cls(pool, Workload(source).create(), pool.cluster(source, size, settings))
+        return cls(pool, Workload(source).create(), pool.cluster(source, size, settings, places))
 
     @property
     def source(self) -> Server:
@@ -59,7 +61,7 @@ class Ensemble:
     def replica(self, node: NodeProcess, options: Options | None = None) -> Server:
         """A new server that reads from `node` by GTID."""
         replica = self.pool.server(SOURCE[self.source.flavor], options)
-        replicate(replica, Upstream(node.port))
+        replicate(replica, upstream(node))
         return replica
 
     def at(self, node: NodeProcess) -> Chain:
@@ -100,3 +102,8 @@ class Ensemble:
                 interval=0.05,
                 found=node.executed,
             )
+
+
+def upstream(node: NodeProcess) -> Upstream:
+    """What a replica of the node connects to."""
+    return Upstream(node.port, host=node.place.host)

@@ -6,14 +6,14 @@ When a test fails, the ends of the logs of everything that its pools hold are pa
 from __future__ import annotations
 
 import signal
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
 from kingbus_node.demo.cluster_process import ClusterProcess
 from kingbus_node.demo.instance import Options, Server
-from kingbus_node.demo.node_process import NodeProcess, Settings
+from kingbus_node.demo.node_process import NodeProcess, Place, Settings
 from kingbus_node.demo.servers import ensure
 from servers.proxy import CuttingProxy
 
@@ -45,10 +45,13 @@ class Pool:
         self._nodes.append(node)
         return node.start(ready=ready)
 
-    def cluster(self, source: Server, size: int = 3, settings: Settings | None = None) -> ClusterProcess:
+    def cluster(
+        self, source: Server, size: int = 3, settings: Settings | None = None, places: Sequence[Place] = ()
+    ) -> ClusterProcess:
         """Running nodes that read from `source` together."""
         self._clusters += 1
-        cluster = ClusterProcess(source, self._folder / f"cluster-{self._clusters}", size=size, settings=settings)
+        folder = self._folder / f"cluster-{self._clusters}"
+        cluster = ClusterProcess(source, folder, size=size, settings=settings, places=places)
         self._nodes += cluster.nodes
         return cluster.start()
 

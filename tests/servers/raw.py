@@ -92,9 +92,9 @@ def file_command(file: str, position: int = 4, flags: int = NON_BLOCK) -> bytes:
     return struct.pack("<BIHI", COM_BINLOG_DUMP, position, flags, 0) + file.encode()
 
 
-def dump(port: int, command: bytes, statements: Sequence[str] = ()) -> Dump:
+def dump(port: int, command: bytes, statements: Sequence[str] = (), *, host: str = "127.0.0.1") -> Dump:
     """Log in, run statements, send a dump command, and read until the server ends it."""
-    with closing(connect(port, user=REPLICATION_USER, password=REPLICATION_PASSWORD)) as connection:
+    with closing(connect(port, user=REPLICATION_USER, password=REPLICATION_PASSWORD, host=host)) as connection:
         with connection.cursor() as cursor:
             for statement in statements:
                 cursor.execute(statement)

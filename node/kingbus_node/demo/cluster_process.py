@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from kingbus_node.demo.node_process import Listening, NodeProcess, Settings
+from kingbus_node.demo.node_process import LOOPBACK, Listening, NodeProcess, Place, Settings
 from kingbus_node.demo.waiting import wait_until
 
 __all__ = ["ClusterProcess", "NodeState"]
@@ -34,12 +34,22 @@ class ClusterProcess:
     ``nodes`` are in order of their names: node-1, node-2, ...
     """
 
-    def __init__(self, source: Listening, folder: Path, *, size: int = 3, settings: Settings | None = None) -> None:
-        """``folder`` need not exist; ``settings`` are every node's."""
-        names = [f"node-{number}" for number in range(1, size + 1)]
-        self.nodes = [NodeProcess(source, folder / name, name=name, settings=settings) for name in names]
+    def __init__(
+        self,
+        source: Listening,
+        folder: Path,
+        *,
+        size: int = 3,
+        settings: Settings | None = None,
+        places: Sequence[Place] = (),
+    ) -> None:
+        """``folder`` need not exist; ``settings`` are every node's; ``places``: one for each, or all on loopback."""
+        self.nodes = [
+            NodeProcess(source, folder / (name := f"node-{number}"), name=name, settings=settings, place=place)
+            for number, place in enumerate(places or [LOOPBACK] * size, 1)
+        ]
         for node in self.nodes:
-            node.peers = tuple(peer.raft_port for peer in self.nodes)
+            node.peers = tuple(peer.raft_address for peer in self.nodes)
 
     def __repr__(self) -> str:
         return f"<cluster of {len(self.nodes)}: {', '.join(map(repr, self.nodes))}>"

@@ -271,10 +271,12 @@ class Server:
         return [str(row[0]) for row in self.sql("SHOW BINARY LOGS")]
 
 
-def connect(port: int, *, user: str, password: str, database: str | None = None) -> Connection[Cursor]:
-    """A connection to a port of loopback, without TLS and with autocommit on; the caller closes it."""
+def connect(
+    port: int, *, user: str, password: str, database: str | None = None, host: str = "127.0.0.1"
+) -> Connection[Cursor]:
+    """A connection without TLS and with autocommit on; the caller closes it."""
     return pymysql.connect(
-        host="127.0.0.1", port=port, user=user, password=password, database=database, autocommit=True,
+        host=host, port=port, user=user, password=password, database=database, autocommit=True,
         charset="utf8mb4", connect_timeout=10, read_timeout=300, write_timeout=300, ssl_disabled=True,
     )  # fmt: skip
 

@@ -10,6 +10,7 @@ import sys
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
@@ -20,12 +21,34 @@ from kingbus_node.demo.instance import REPLICATION_PASSWORD, REPLICATION_USER
 from kingbus_node.demo.ports import ReservedPort
 from kingbus_node.demo.waiting import wait_until
 
-__all__ = ["NodeFailed", "NodeProcess", "Settings"]
+__all__ = ["LOOPBACK", "NodeFailed", "NodeProcess", "Place", "Settings"]
 
 Settings = Mapping[str, Mapping[str, object]]
 """Configuration by section, laid over the default one key by key."""
 
 _TAIL_BYTES = 4_000
+_TOKEN = "only for nodes that are not on loopback"
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a node runs: usually beside whoever starts it, for some tests in a network of its own.
+
+    :param address: where the other nodes reach it
+    :param host: where whoever started it, and replicas, reach it
+    :param source: where it reaches the source
+    :param command: what its command line begins with
+    :param priority: how much leadership is drawn to it
+    """
+
+    address: str = "127.0.0.1"
+    host: str = "127.0.0.1"
+    source: str = "127.0.0.1"
+    command: tuple[str, ...] = ()
+    priority: int = 0
+
+
+LOOPBACK = Place()
 
 
 class Listening(Protocol):
@@ -45,24 +68,36 @@ class NodeProcess:
     The node's ports stay the same over restarts, as they would on a host of its own. Replicas log in as
     ``REPLICATION_USER``, as they would on the source.
 
-    ``peers``: the raft ports of the first members, its own among them; empty for a node that is alone.
+    ``peers``: the raft addresses of the first members, its own among them; empty for a node that is alone.
     """
 
     def __init__(
-        self, source: Listening, folder: Path, *, name: str = "node-1", settings: Settings | None = None
+        self,
+        source: Listening,
+        folder: Path,
+        *,
+        name: str = "node-1",
+        settings: Settings | None = None,
+        place: Place = LOOPBACK,
     ) -> None:
         """``folder`` need not exist."""
         self.name = name
         self.folder = folder
         self._reserved = ReservedPort(), ReservedPort(), ReservedPort()
         self.port, self.admin_port, self.raft_port = (port.number for port in self._reserved)
-        self.peers: tuple[int, ...] = ()
+        self.place = place
+        self.peers: tuple[str, ...] = ()
         self._source = source
         self._settings = settings or {}
         self._process: subprocess.Popen[bytes] | None = None
 
     def __repr__(self) -> str:
         return f"<{self.name} port={self.port} admin={self.admin_port} {self.folder}>"
+
+    @property
+    def raft_address(self) -> str:
+        """Where the other nodes reach it."""
+        return f"{self.place.address}:{self.raft_port}"
 
     @property
     def log(self) -> Path:
@@ -102,20 +137,27 @@ class NodeProcess:
         result: dict[str, dict[str, object]] = {
             "node": {"name": self.name, "data_dir": "data"},
             "raft": {
-                "listen": f"127.0.0.1:{self.raft_port}",
-                "peers": [f"127.0.0.1:{port}" for port in self.peers],
+                "listen": self.raft_address,
+                "peers": list(self.peers),
+                "priority": self.place.priority,
             },
-            "serve": {"listen": f"127.0.0.1:{self.port}", "users_file": "users.yaml", "server_id": 900_101},
+            "serve": {"listen": f"{self.place.host}:{self.port}", "users_file": "users.yaml", "server_id": 900_101},
             "source": {
-                "endpoints": [f"127.0.0.1:{self._source.port}"],
+                "endpoints": [f"{self.place.source}:{self._source.port}"],
                 "user": REPLICATION_USER,
                 "password_file": "password",
                 "server_id": 900_100,
                 "retry": {"initial": "50ms", "max": "500ms"},
             },
             "storage": {"min_free_bytes": 0},
-            "admin": {"listen": f"127.0.0.1:{self.admin_port}"},
+            "admin": {"listen": f"{self.place.host}:{self.admin_port}"},
         }
+        if self.place is not LOOPBACK:  # its admin API is for whoever started it, and for its peers
+            result["admin"] = {
+                "listen": f"0.0.0.0:{self.admin_port}",
+                "advertise": f"http://{self.place.address}:{self.admin_port}",
+                "token_file": "token",
+            }
         for section, values in self._settings.items():
             result[section] = result.get(section, {}) | dict(values)
         return result
@@ -139,6 +181,7 @@ class NodeProcess:
         config.write_text(yaml.safe_dump(self.configuration(), sort_keys=False))
         for name, content in (
             ("password", REPLICATION_PASSWORD),
+            ("token", _TOKEN),
             ("users.yaml", yaml.safe_dump([{"user": REPLICATION_USER, "password_file": "password"}])),
         ):
             path = self.folder / name
@@ -147,7 +190,7 @@ class NodeProcess:
         environment = {name: value for name, value in os.environ.items() if not name.startswith("KINGBUS_")}
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "kingbus_node.cli", "node", "--config", str(config)],
+                [*self.place.command, sys.executable, "-m", "kingbus_node.cli", "node", "--config", str(config)],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, start_new_session=True,
             )  # fmt: skip
 
@@ -159,10 +202,19 @@ class NodeProcess:
         """Whether it serves committed data. ``NodeFailed`` when the process has ended by itself."""
         return self._probe("/readyz") == 200
 
+    def reasons(self) -> str:
+        """Why it is not ready, in its own words; '' when it is. ``OSError`` when it does not answer."""
+        try:
+            with urllib.request.urlopen(self._request("/readyz"), timeout=30):
+                return ""
+        except urllib.error.HTTPError as error:
+            with error:
+                return "; ".join(json.load(error)["reasons"])
+
     def status(self, *, local: bool = False) -> dict[str, object]:
         """``GET /v1/status``; ``local``: without asking the other nodes. ``OSError`` when the node does not answer."""
         query = "?local=true" if local else ""
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.admin_port}/v1/status{query}", timeout=10) as response:
+        with urllib.request.urlopen(self._request(f"/v1/status{query}"), timeout=10) as response:
             value: object = json.load(response)
         if not isinstance(value, dict):
             raise NodeFailed(f"{self!r}: /v1/status is not an object")
@@ -170,14 +222,14 @@ class NodeProcess:
 
     def order(self, method: str, path: str, body: Mapping[str, object] | None = None) -> None:
         """Tell the node to do something, by its admin API. ``OSError`` when it refuses or does not answer."""
-        request = urllib.request.Request(
-            f"http://127.0.0.1:{self.admin_port}{path}",
-            data=None if body is None else json.dumps(body).encode(),
-            headers={"Content-Type": "application/json"},
-            method=method,
-        )
-        with urllib.request.urlopen(request, timeout=60):
+        data = None if body is None else json.dumps(body).encode()
+        with urllib.request.urlopen(self._request(path, method, data), timeout=60):
             return
+
+    def _request(self, path: str, method: str = "GET", data: bytes | None = None) -> urllib.request.Request:
+        headers = {"Content-Type": "application/json", "Authorization": f"Bearer {_TOKEN}"}
+        url = f"http://{self.place.host}:{self.admin_port}{path}"
+        return urllib.request.Request(url, data=data, headers=headers, method=method)
 
     def executed(self) -> str:
         """The GTID set that the node says it holds, in one line. ``OSError`` when the node does not answer."""
@@ -229,7 +281,7 @@ class NodeProcess:
     def _probe(self, path: str) -> int | None:
         self.check()
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.admin_port}{path}", timeout=5) as response:
+            with urllib.request.urlopen(self._request(path), timeout=5) as response:
                 return int(response.status)
         except urllib.error.HTTPError as error:
             error.close()

@@ -17,11 +17,12 @@ __all__ = ["FilePosition", "ReplicaStatus", "ReplicationBroken", "Upstream", "ca
 
 @dataclass(frozen=True, slots=True)
 class Upstream:
-    """The address that a replica connects to, on loopback, and who it is there."""
+    """The address that a replica connects to, and who it is there."""
 
     port: int
     user: str = REPLICATION_USER
     password: str = REPLICATION_PASSWORD
+    host: str = "127.0.0.1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +71,7 @@ def replicate(replica: Server, upstream: Upstream, start: FilePosition | None = 
     mysql = replica.flavor is Flavor.MYSQL
     prefix = "SOURCE" if mysql else "MASTER"
     settings = {
-        f"{prefix}_HOST": "'127.0.0.1'",
+        f"{prefix}_HOST": f"'{upstream.host}'",
         f"{prefix}_PORT": str(upstream.port),
         f"{prefix}_USER": f"'{upstream.user}'",
         f"{prefix}_PASSWORD": f"'{upstream.password}'",

@@ -1,0 +1,1 @@
+"""Sites: network namespaces of this machine, with lines between them that are slow, lose packets and can be cut."""
