@@ -10,7 +10,7 @@ import pytest
 from servers.ensemble import Ensemble
 from servers.fixtures import Pool
 from sites.sites import Sites
-from sites.speed import NAMES, ROUND_TRIPS, catch_up, commit_seconds, ensemble, far_apart
+from sites.speed import LINE, NAMES, ROUND_TRIPS, catch_up, commit_seconds, ensemble, far_apart, members
 
 from kingbus_node.demo.node_process import NodeProcess
 from kingbus_node.demo.waiting import wait_until
@@ -31,12 +31,6 @@ def sites() -> Iterator[Sites]:
 def apart(module_pool: Pool, sites: Sites) -> Ensemble:
     """A source that waits for its cluster, and a node in each site."""
     return ensemble(module_pool, sites)
-
-
-def members(node: NodeProcess) -> dict[str, dict[str, object]]:
-    found = node.status(local=True)["members"]
-    assert isinstance(found, list)
-    return {NAMES[int(member["name"].removeprefix("node-")) - 1]: member for member in found}
 
 
 def term(node: NodeProcess) -> int:
@@ -66,6 +60,7 @@ def test_the_window_covers_what_the_line_holds_and_no_election_disturbs_it(apart
     before = term(near)
     for speed in catch_up(apart, sites, MEGABYTES):
         assert speed.ratio > 0.3, f"{speed}: a plain connection carries much more"
+        assert speed.in_flight > LINE.rate * ROUND_TRIPS["near", speed.site], f"{speed}: the line holds more"
     commit_seconds(apart)
     now = near.status(local=True)
     assert (now["role"], now["term"]) == ("leader", before), "lost packets are no reason to elect another leader"

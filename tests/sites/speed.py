@@ -25,7 +25,7 @@ from servers.fixtures import Pool
 from servers.semi_sync import OPTIONS
 
 from kingbus_node.demo.instance import text
-from kingbus_node.demo.node_process import Place
+from kingbus_node.demo.node_process import NodeProcess, Place
 from kingbus_node.demo.replication import executed
 from kingbus_node.demo.servers import Flavor
 from kingbus_node.demo.waiting import wait_until
@@ -82,11 +82,12 @@ def commit_seconds(ensemble: Ensemble, count: int = 20) -> list[float]:
 
 @dataclass(frozen=True, slots=True)
 class Speed:
-    """Bytes in a second to a site: of the cluster, and of a plain TCP connection."""
+    """Bytes in a second to a site: of the cluster, and of a plain TCP connection; most on its way there."""
 
     site: str
     cluster: float
     plain: float
+    in_flight: int
 
     @property
     def ratio(self) -> float:
@@ -105,15 +106,28 @@ def catch_up(ensemble: Ensemble, sites: Sites, megabytes: int) -> list[Speed]:
     near.order("POST", "/v1/source/start")
     begun = time.monotonic()
     took: dict[str, float] = {}
+    in_flight = dict.fromkeys(NAMES, 0)
 
     def arrived() -> bool:
+        for name, member in members(near).items():
+            in_flight[name] = max(in_flight[name], int(str(member["in_flight_bytes"] or 0)))
         for name, node in zip(NAMES[1:], ensemble.cluster.nodes[1:], strict=True):
             if name not in took and ensemble.at(node).holds(goal):
                 took[name] = time.monotonic() - begun
         return len(took) == len(NAMES) - 1
 
     wait_until(arrived, _PATIENCE, "the other sites to have it all", interval=0.05, found=lambda: str(took))
-    return [Speed(name, count / seconds, plain(sites, NAMES[0], name, count)) for name, seconds in took.items()]
+    return [
+        Speed(name, count / seconds, plain(sites, NAMES[0], name, count), in_flight[name])
+        for name, seconds in took.items()
+    ]
+
+
+def members(node: NodeProcess) -> dict[str, dict[str, object]]:
+    """The members as a node sees them, by the names of their sites."""
+    found = node.status(local=True)["members"]
+    assert isinstance(found, list)
+    return {NAMES[int(member["name"].removeprefix("node-")) - 1]: member for member in found}
 
 
 def size(ensemble: Ensemble) -> int:
