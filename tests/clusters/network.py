@@ -1,5 +1,6 @@
-"""A network of this machine's own: every node is reached through a door, which can be shut, slowed down or delayed for
-each pair of nodes and direction.
+"""A network of this machine's own: every node is reached through a door, which can be shut or slowed down for each pair
+of nodes and direction. Nothing but this process is needed for it; delays and lost packets, and nodes that are processes,
+have namespaces (`sites`).
 
 A door reads the greeting with which a connection begins, so it knows who comes; with TLS it does not, and then only
 treats all alike. What a shut door does is what a broken network does: bytes stay where they are, nobody is told.
@@ -9,10 +10,8 @@ from __future__ import annotations
 
 import contextlib
 import queue
-import random
 import socket
 import threading
-import time
 
 from kingbus_node.raft import hello
 
@@ -27,10 +26,7 @@ class Network:
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._shut: set[tuple[str, str]] = set()
-        self._delays: dict[tuple[str, str], float] = {}
         self._rates: dict[tuple[str, str], float] = {}
-        self._losses = (0.0, 0.0)
-        self._dice = random.Random(0)
         self._sockets: set[socket.socket] = set()
         self._listeners: list[socket.socket] = []
         self._threads: list[threading.Thread] = []
@@ -69,21 +65,8 @@ class Network:
         """Every door is open, and fast."""
         with self._changed:
             self._shut.clear()
-            self._delays.clear()
             self._rates.clear()
-            self._losses = (0.0, 0.0)
             self._changed.notify_all()
-
-    def delay(self, source: str, target: str, seconds: float) -> None:
-        """Bytes take so long."""
-        self._delays[source, target] = seconds
-
-    def lose(self, share: float, seconds: float, seed: int) -> None:
-        """What a lost packet does to a TCP connection: one piece in ``1 / share`` takes so much longer, and all that is
-        behind it waits.
-        """
-        self._losses = (share, seconds)
-        self._dice = random.Random(seed)
 
     def slow(self, source: str, target: str, bytes_per_second: float) -> None:
         """No more than that goes through each connection."""
@@ -177,7 +160,7 @@ class Network:
 
     def _pump(self, here: socket.socket, there: socket.socket, source: str, target: str) -> None:
         """Carries bytes one way, until either end is closed."""
-        under_way: queue.Queue[tuple[float, bytes]] = queue.Queue(_PIECES)
+        under_way: queue.Queue[bytes] = queue.Queue(_PIECES)
         sender = threading.Thread(target=self._deliver, args=(under_way, here, there, source, target), daemon=True)
         sender.start()
         data = b"-"
@@ -188,14 +171,12 @@ class Network:
                 data = b""
             if rate := self._rates.get((source, target)):
                 self._pass(len(data) / rate)
-            share, lost = self._losses
-            delay = self._delays.get((source, target), 0.0) + (lost if self._dice.random() < share else 0.0)
-            under_way.put((time.monotonic() + delay, data))
+            under_way.put(data)
         sender.join()
 
     def _deliver(
         self,
-        under_way: queue.Queue[tuple[float, bytes]],
+        under_way: queue.Queue[bytes],
         here: socket.socket,
         there: socket.socket,
         source: str,
@@ -203,11 +184,10 @@ class Network:
     ) -> None:
         data, broken = b"-", False
         while data:
-            due, data = under_way.get()
+            data = under_way.get()
             if broken:
                 continue
             try:
-                self._pass(due - time.monotonic())
                 self._wait(source, target)
                 if data:
                     there.sendall(data)
