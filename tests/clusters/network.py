@@ -1,5 +1,5 @@
 """A network of this machine's own: every node is reached through a door, which can be shut or slowed down for each pair
-of nodes and direction. Nothing but this process is needed for it; delays and lost packets, and nodes that are processes,
+of nodes and direction. Nothing but this process is needed for it; delays, lost packets and nodes that are processes
 have namespaces (`sites`).
 
 A door reads the greeting with which a connection begins, so it knows who comes; with TLS it does not, and then only
