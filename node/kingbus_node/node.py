@@ -32,6 +32,7 @@ from kingbus_node.config import Config, ConfigError, load
 from kingbus_node.fence import Fence
 from kingbus_node.kube.leader_service import LeaderService
 from kingbus_node.leader import LeaderWork
+from kingbus_node.raft import asking
 from kingbus_node.raft.api import ConsensusError
 from kingbus_node.raft.cluster import Cluster
 from kingbus_node.raft.floors import ReplicaFloors
@@ -54,6 +55,8 @@ _WATCH_SECONDS = 0.5
 _READER_SECONDS = 5.0
 _HAND_OVER_SECONDS = 5.0
 _SWITCH_SECONDS = 0.0005
+_SOURCE_STATUS = "source-status"
+_SOURCE_STATUS_SECONDS = 3.0
 """After which a busy thread gives way to another: see docs/decisions/0011-links-and-loop.md."""
 
 
@@ -130,6 +133,7 @@ class Node:
         floors = ReplicaFloors(cluster, self._replica_floors)
         self._keeper = RetentionKeeper(self._log, cluster, policy_of(config.storage), replica_floors=floors)
         self._purges = ClusterPurges(cluster, self._keeper)
+        asking.answer(cluster, _SOURCE_STATUS, lambda _: self._source_status_here())
         operations = Operations(config, self._log, cluster, self._leader, self._keeper)
         self._admin = AdminServer(config.admin, config.node.name, self, operations, self._metrics)
         self._undo.callback(self._admin.stop)
@@ -316,6 +320,17 @@ class Node:
         self._purges.purge(to_file, before)
 
     def _source_status(self) -> dict[str, str | int | None]:
+        """SHOW REPLICA STATUS. How it stands with the source only the leader knows."""
+        here = self._source_status_here()
+        if self._cluster.is_leader:
+            return here
+        try:
+            told = asking.ask_leader(self._cluster, _SOURCE_STATUS, None, _SOURCE_STATUS_SECONDS)
+        except asking.UnansweredError as error:
+            return snapshot.source_unknown(here, str(error))
+        return snapshot.told_by_leader(here, told)
+
+    def _source_status_here(self) -> dict[str, str | int | None]:
         return snapshot.replica_status(self._config, self._log, self._leader.status())
 
 

@@ -19,7 +19,7 @@ from kingbus_node.demo.replication import Upstream, executed, replicate, wait_ca
 from kingbus_node.demo.servers import Flavor
 from kingbus_node.demo.waiting import wait_until
 
-SETTINGS = {"raft": {"election_timeout": "500ms"}}
+SETTINGS = {"raft": {"election_timeout": "2s"}}  # no other leader than the one that is asked for, on a busy machine
 
 
 @pytest.fixture(scope="module")
@@ -155,6 +155,24 @@ def test_binlogs_are_purged_by_sql_on_any_node(shared: Ensemble) -> None:
     eventually(all_purged, "all but the last file to go", lambda: ask(follower, "SHOW BINARY LOGS"))
 
 
+def source_status(node: NodeProcess) -> dict[str, object]:
+    connection = connect(node.port, user=REPLICATION_USER, password=REPLICATION_PASSWORD)
+    with closing(connection), connection.cursor() as cursor:
+        cursor.execute("SHOW REPLICA STATUS")
+        (row,) = cursor.fetchall()
+        return dict(zip([column[0] for column in cursor.description], row, strict=True))
+
+
+def test_every_node_tells_by_sql_how_the_cluster_stands_with_its_source(shared: Ensemble) -> None:
+    shared.settle()
+    for node in shared.cluster.nodes:
+        status = source_status(node)
+        assert (status["Replica_IO_Running"], status["Last_IO_Error"]) == ("Yes", ""), node.name
+        assert status["Source_Port"] == shared.source.port
+        assert status["Seconds_Behind_Source"] == 0
+        assert str(status["Executed_Gtid_Set"]).replace("\n", "") == executed(shared.source)
+
+
 def test_a_source_that_is_stopped_stays_so_under_the_next_leader(shared: Ensemble) -> None:
     asked = shared.follower
     kingbus(asked, "source", "stop")
@@ -167,6 +185,7 @@ def test_a_source_that_is_stopped_stays_so_under_the_next_leader(shared: Ensembl
         lambda: told(asked, "source", "show"),
     )  # fmt: skip
     assert {node.executed() for node in shared.cluster.nodes} == {before}
+    assert {str(source_status(node)["Replica_IO_Running"]) for node in shared.cluster.nodes} == {"No"}
     kingbus(asked, "source", "start")
     shared.settle()
 

@@ -11,7 +11,7 @@ import pytest
 from clusters.lab import Lab, Node, soon
 from unit.store.samples import Source
 
-from kingbus_node.raft import floors
+from kingbus_node.raft import asking, floors
 from kingbus_node.raft.api import ConsensusError
 from kingbus_node.raft.floors import EVERYTHING, ReplicaFloors
 from kingbus_node.raft.hello import Hello
@@ -95,10 +95,7 @@ def test_a_purge_that_cannot_reach_the_leader_says_so(lab: Lab) -> None:
     follower, other = (node for node in story.nodes if node is not leader)
     purges = ClusterPurges(follower.cluster, story.keepers[follower.name])
 
-    def not_leading(connection: socket.socket, _peer: Hello) -> None:
-        connection.sendall(b'{"error": "other", "text": "this node does not lead"}\n')
-
-    leader.cluster.serve_streams(STREAM, not_leading)
+    asking.answer(leader.cluster, STREAM, lambda _: {"error": "other", "text": "this node does not lead"})
     with pytest.raises(ConsensusError, match="this node does not lead"):
         purges.purge("binlog.000003", None)
 

@@ -32,6 +32,8 @@ from kingbus_node.store.log import Log
 from kingbus_node.store.reader import LogReader
 from kingbus_node.store.state import LogState
 
+CR_CONN_HOST_ERROR: Final = 2003
+ER_REPLICA_FATAL_ERROR: Final = 1593
 INFO_ADMIN: Final = "admin"
 """The key of `ClusterOptions.info` under which a node tells the others the URL of its admin API."""
 
@@ -225,11 +227,27 @@ def replica_status(config: Config, log: Log, now: SourceStatus) -> dict[str, str
     }
 
 
+_OF_THE_LOG: Final = ("file", "position", "executed")
+"""What each node knows of itself; the rest of `replica_status` is right on the leader."""
+
+
+def told_by_leader(here: Mapping[str, str | int | None], told: object) -> dict[str, str | int | None]:
+    """What a follower tells as `replica_status`, from its own and the leader's."""
+    known = told if isinstance(told, dict) else {}
+    values = {key: known[key] for key in here if isinstance(known.get(key, ""), str | int | None) and key in known}
+    return {**here, **values, **{key: here[key] for key in _OF_THE_LOG}}
+
+
+def source_unknown(here: Mapping[str, str | int | None], why: str) -> dict[str, str | int | None]:
+    """The same when the leader cannot be asked: nobody reads from the source, as far as this node knows."""
+    return {**here, "io_state": "", "io_running": "No", "error_code": CR_CONN_HOST_ERROR, "error": why}
+
+
 def _error_code(now: SourceStatus) -> int:
     """As a replica numbers what stopped its receiver: CR_CONN_HOST_ERROR or ER_REPLICA_FATAL_ERROR."""
     if now.error is None:
         return 0
-    return 1593 if now.state is SourceState.REFUSED else 2003
+    return ER_REPLICA_FATAL_ERROR if now.state is SourceState.REFUSED else CR_CONN_HOST_ERROR
 
 
 def counters(source: SourceStatus, supervisor: Supervisor, leader_changes: int = 0) -> Counters:

@@ -6,17 +6,12 @@ that whoever asked finds it done where it asked. What was passed on once is not 
 
 from __future__ import annotations
 
-import json
 import logging
-import socket
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from typing import Final, Protocol
 
-from kingbus_node.raft.api import ConsensusError, MemberStatus, NotLeaderError
-from kingbus_node.raft.errors import RaftError
-from kingbus_node.raft.hello import Hello
+from kingbus_node.raft import asking
+from kingbus_node.raft.api import ConsensusError, NotLeaderError
 from kingbus_node.raft.keeper import Purged, PurgeUnfinishedError
 from kingbus_node.store.errors import StoreError
 from kingbus_node.store.purging import UnknownLogError
@@ -24,10 +19,9 @@ from kingbus_node.store.purging import UnknownLogError
 logger = logging.getLogger(__name__)
 
 STREAM: Final = "purge"
-_CONNECT_SECONDS: Final = 5.0
 _ANSWER_SECONDS: Final = 38.0
 """The leader waits for the commit, and for what the replicas of other nodes need."""
-_MAX_LINE: Final = 8192
+_FOLLOW_SECONDS: Final = 5.0
 _MAX_NAME: Final = 512
 
 
@@ -39,22 +33,13 @@ class Keeper(Protocol):
     def purge_before(self, timestamp: float, /) -> Purged | None: ...
 
 
-class Peers(Protocol):
+class Peers(asking.Peers, Protocol):
     """What is needed of a ``Cluster``."""
 
     @property
     def is_leader(self) -> bool: ...
 
-    @property
-    def leader(self) -> str | None: ...
-
-    def members(self) -> Sequence[MemberStatus]: ...
-
     def wait_committed(self, index: int, deadline: float, /) -> bool: ...
-
-    def open_stream(self, address: str, kind: str, deadline: float, /) -> AbstractContextManager[socket.socket]: ...
-
-    def serve_streams(self, kind: str, handler: Callable[[socket.socket, Hello], None], /) -> None: ...
 
 
 class ClusterPurges:
@@ -63,7 +48,7 @@ class ClusterPurges:
     def __init__(self, peers: Peers, keeper: Keeper) -> None:
         self._peers = peers
         self._keeper = keeper
-        peers.serve_streams(STREAM, self._serve)
+        asking.answer(peers, STREAM, self._answer)
 
     def purge(self, to: str | None, before: float | None) -> Purged | None:
         """Purges the files before the one named `to`, or those that ended before a time (Unix seconds); None: nothing
@@ -84,38 +69,19 @@ class ClusterPurges:
         return None if before is None else self._keeper.purge_before(before)
 
     def _at_the_leader(self, to: str | None, before: float | None) -> Purged | None:
-        name = self._peers.leader
-        leader = next((member for member in self._peers.members() if member.name == name), None)
-        if leader is None:
-            raise ConsensusError("there is no leader now, and only a leader can purge binary logs: try again")
         try:
-            with self._peers.open_stream(leader.address, STREAM, time.monotonic() + _CONNECT_SECONDS) as connection:
-                connection.settimeout(_ANSWER_SECONDS)
-                connection.sendall(json.dumps({"to": to, "before": before}).encode() + b"\n")
-                with connection.makefile("rb") as lines:
-                    answer = json.loads(lines.readline(_MAX_LINE))
-        except TimeoutError as error:
-            raise PurgeUnfinishedError(f"the leader {leader.name} does not answer; it may purge yet") from error
-        except (OSError, RaftError, ValueError) as error:
-            raise ConsensusError(
-                f"only the leader {leader.name} can purge binary logs, and it cannot be asked: {error}"
-            ) from error
+            answer = asking.ask_leader(self._peers, STREAM, {"to": to, "before": before}, _ANSWER_SECONDS)
+        except asking.UnfinishedError as error:
+            raise PurgeUnfinishedError(f"only the leader can purge binary logs, and may do it yet: {error}") from error
+        except asking.UnansweredError as error:
+            raise ConsensusError(f"only the leader can purge binary logs: {error}") from error
         done = _read(answer)
-        if done is not None and not self._peers.wait_committed(done.index, time.monotonic() + _CONNECT_SECONDS):
+        if done is not None and not self._peers.wait_committed(done.index, time.monotonic() + _FOLLOW_SECONDS):
             raise PurgeUnfinishedError("the leader has purged, but this node has not heard of it yet")
         return done
 
-    def _serve(self, connection: socket.socket, peer: Hello) -> None:
-        try:
-            connection.settimeout(_CONNECT_SECONDS)
-            with connection.makefile("rb") as lines:
-                order = json.loads(lines.readline(_MAX_LINE))
-            answer = self._answer(order if isinstance(order, dict) else {})
-            connection.sendall(json.dumps(answer).encode() + b"\n")
-        except (OSError, ValueError) as error:
-            logger.debug("%s was not told what became of its purge: %s", peer.name, error)
-
-    def _answer(self, order: Mapping[str, object]) -> dict[str, object]:
+    def _answer(self, question: object) -> dict[str, object]:
+        order = question if isinstance(question, dict) else {}
         to, before = order.get("to"), order.get("before")
         try:
             done = self._here(

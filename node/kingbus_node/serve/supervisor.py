@@ -87,7 +87,7 @@ class Supervisor:
         source_status: Callable[[], Mapping[str, str | int | None]] | None = None,
         purge: Callable[[str | None, float | None], object] | None = None,
     ) -> None:
-        """source_status: what SHOW REPLICA STATUS tells, see `status.replica_status`; must answer at once. purge:
+        """source_status: what SHOW REPLICA STATUS tells, see `status.replica_status`. purge:
         carries out PURGE BINARY LOGS to a file or before a time (Unix seconds), and may take its time; UnknownLogError,
         other StoreErrors and ConsensusErrors are told to the client.
         """
@@ -379,11 +379,12 @@ class Supervisor:
                 if self._stopping is not None:
                     self._send(worker, {"op": "stop"})
             case "ask":
-                if text_of(message, "what") == "purge":
-                    threading.Thread(target=self._purge_for, args=(worker, message), name="purge", daemon=True).start()
+                what = text_of(message, "what")
+                if what in ("purge", "source"):  # which wait: for a commit, or for another node
+                    arguments = (worker, what, message)
+                    threading.Thread(target=self._answer_later, args=arguments, name=what, daemon=True).start()
                     return
-                answer = self._answer(text_of(message, "what"), message)
-                self._send(worker, {"op": "answer", "n": number_of(message, "n"), **answer})
+                self._send(worker, {"op": "answer", "n": number_of(message, "n"), **self._answer(what, message)})
             case "dump":
                 uuid, server_id = text_of(message, "uuid"), number_of(message, "server_id")
                 number = number_of(message, "id")
@@ -397,25 +398,24 @@ class Supervisor:
                 with self._lock:
                     self._table.note(worker.slot, message)
 
-    def _purge_for(self, worker: _Worker, message: Message) -> None:
-        """In a thread of its own, for a purge waits for its commit."""
-        to, before = message.get("to"), message.get("before")
-        answer: Message = {}
-        try:
-            if self._purge is None:
-                answer["problem"] = "binary logs are not purged here"
-            else:
-                self._purge(
-                    to if isinstance(to, str) else None, float(before) if isinstance(before, int | float) else None
-                )
-        except UnknownLogError:
-            answer["unknown"] = True
-        except (StoreError, ConsensusError, OSError) as problem:
-            _log.warning("binary logs could not be purged: %s", problem)
-            answer["problem"] = str(problem)
+    def _answer_later(self, worker: _Worker, what: str, message: Message) -> None:
+        answer = self._answer(what, message)
         with self._wake_lock:  # against stop, as in `wake`
             if self._wake_fds:
                 self._order(lambda: self._send(worker, {"op": "answer", "n": number_of(message, "n"), **answer}))
+
+    def _purge_for(self, message: Message) -> Message:
+        to, before = message.get("to"), message.get("before")
+        if self._purge is None:
+            return {"problem": "binary logs are not purged here"}
+        try:
+            self._purge(to if isinstance(to, str) else None, float(before) if isinstance(before, int | float) else None)
+        except UnknownLogError:
+            return {"unknown": True}
+        except (StoreError, ConsensusError, OSError) as problem:
+            _log.warning("binary logs could not be purged: %s", problem)
+            return {"problem": str(problem)}
+        return {}
 
     def _answer(self, what: str, message: Message) -> Message:
         match what:
@@ -436,6 +436,8 @@ class Supervisor:
                     return {"rows": _fitting(process_to_json(process) for process in self._table.processes())}
             case "kill":
                 return {"found": self._kill_connection(number_of(message, "id"))}
+            case "purge":
+                return self._purge_for(message)
             case "source":
                 status = self._source_status() if self._source_status is not None else {}
                 return {"status": dict(status)}

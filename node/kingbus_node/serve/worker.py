@@ -50,6 +50,7 @@ _log = logging.getLogger(__name__)
 _REPORT_SECONDS: Final = 1.0
 _ASK_SECONDS: Final = 2.0
 _PURGE_SECONDS: Final = 40.0
+_SOURCE_SECONDS: Final = 10.0
 _DRAIN_SECONDS: Final = 8.0
 _DRAIN_STEP_MS: Final = 20
 _LOOK_MS: Final = 1000  # how late a signal to this process alone is noticed
@@ -371,7 +372,7 @@ class _Neighbours:
             raise error(ErrorCode.UNKNOWN_ERROR, problem)
 
     def source_status(self) -> dict[str, str | int | None]:
-        status = (self._worker.ask("source") or {}).get("status")
+        status = (self._worker.ask("source", _SOURCE_SECONDS) or {}).get("status")
         if not isinstance(status, dict):
             return {}
         return {key: value for key, value in status.items() if value is None or isinstance(value, str | int)}
