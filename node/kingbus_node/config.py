@@ -266,6 +266,7 @@ class ServeSettings(_Section):
     advertised_version: str = Field(default="auto", min_length=1, max_length=60, pattern=r"^[\x21-\x7e]+$")
     tls: ServeTls = ServeTls()
     users_file: FilePath = Path("users.yaml")
+    max_connections: Annotated[Integer, Field(ge=1, le=100_000)] = 1000
     compression_algorithms: Annotated[
         tuple[Literal["zlib", "zstd", "uncompressed"], ...], BeforeValidator(_listed), Field(min_length=1)
     ] = ("zlib", "zstd", "uncompressed")

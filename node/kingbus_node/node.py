@@ -222,6 +222,7 @@ class Node:
             tls_ca=serve.tls.ca,
             tls_require=serve.tls.require,
             compression_algorithms=serve.compression_algorithms,
+            max_connections=serve.max_connections,
             isolation=config.raft.isolation,
             log_level=config.log.level,
             log_format=config.log.format,

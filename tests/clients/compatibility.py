@@ -7,6 +7,8 @@ has passed. What a client cannot do by itself (its error is the same when it rea
 
 from __future__ import annotations
 
+import platform
+import time
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
@@ -24,11 +26,13 @@ _LIMIT = "compatibility: limit"
 _PAGE = """\
 # Compatibility
 
-Made by `make compatibility` from runs of the tests, in which each client below read from a node whose source was the
-server named, and ended up with the source's rows and GTIDs; do not edit. The programs are in `tests/clients/`.
+Made on {date} by one run of `make compatibility` ({passed} tests passed, none failed, in {minutes} minutes; Python
+{python}, {machine}); do not edit. In each test the client read from a node whose source was the server named, and ended
+up with the source's rows and GTIDs, or printed what it prints of the source; a row is here only if its test passed. The
+tests and the programs are in `tests/clients/`.
 
-| client | mode | source |
-|---|---|---|
+| client | mode | source | passed |
+|---|---|---|---|
 {rows}
 
 ## What clients cannot do themselves
@@ -91,11 +95,14 @@ class Collector:
         self._config = config
         self._rows: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
         self._limits: set[tuple[str, ...]] = set()
+        self._passed = 0
+        self._begun = time.monotonic()
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """After each phase of a test."""
         if report.when != "call" or not report.passed:
             return
+        self._passed += 1
         for name, value in report.user_properties:
             if name in (_WORKS, _LIMIT) and isinstance(value, tuple):
                 self._note(name, tuple(str(part) for part in value))
@@ -116,8 +123,17 @@ class Collector:
             print(f"\n{path} stays as it was: {session.testsfailed} tests failed")
             return
         rows = [
-            f"| {client} | {mode} | {', '.join(sorted(sources))} |"
+            f"| {client} | {mode} | {', '.join(sorted(sources))} | yes |"
             for (client, mode), sources in sorted(self._rows.items())
         ]
         limits = [f"| {' | '.join(limit)} |" for limit in sorted(self._limits)]
-        path.write_text(_PAGE.format(rows="\n".join(rows), limits="\n".join(limits)))
+        page = _PAGE.format(
+            rows="\n".join(rows),
+            limits="\n".join(limits),
+            date=time.strftime("%Y-%m-%d"),
+            passed=self._passed,
+            minutes=round((time.monotonic() - self._begun) / 60),
+            python=platform.python_version(),
+            machine=f"{platform.system()} {platform.machine()}",
+        )
+        path.write_text(page)

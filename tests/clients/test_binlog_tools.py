@@ -26,6 +26,9 @@ MYSQL = (
     "--exclude-gtids",
     "--include-gtids",
     "GTIDs",
+    "--compression-algorithms=zlib",
+    "--compression-algorithms=zstd",
+    "TLS",
 )
 MARIADB = ("--verify-binlog-checksum", "--start-position", "--stop-position", "--start-position with a GTID")
 CASES = [("mysql-9.7", what) for what in MYSQL] + [
@@ -68,6 +71,10 @@ def options(what: str, chain: Chain, half: str) -> list[str]:
             return [f"--include-gtids={half}", "--to-last-log", first]
         case "GTIDs":
             return ["--to-last-log", first]
+        case "TLS":
+            return ["--ssl-mode=REQUIRED", "--to-last-log", first]
+        case _ if what.startswith("--compression-algorithms"):
+            return [what, "--to-last-log", first]
         case _:
             return [f"--start-position={half}", "--to-last-log", first]
 
@@ -116,6 +123,40 @@ def test_what_it_prints_is_the_same(release: str, what: str, chains: Chains, wor
     else:
         assert len(ours) > 20
         works(tool(chain), what, name_of(chain))
+
+
+@pytest.mark.parametrize(
+    ("release", "mode"),
+    [("mysql-9.7", "--stop-never"), ("mysql-9.7", "--stop-never, GTIDs"), ("mysql-9.7", "--stop-never, zstd")]
+    + [(release, "--stop-never") for release in ("mariadb-10.11", "mariadb-11.8")],
+)
+def test_it_prints_what_comes_for_as_long_as_it_runs(
+    release: str, mode: str, chains: Chains, tmp_path: Path, works: Note
+) -> None:
+    """A row that is written later is printed, and so is one in a later file."""
+    chain = chains(release)
+    chain.wait_node()
+    command = [*remote(chain.source.binaries, chain.node.port, gtid="GTIDs" in mode), "--stop-never"]
+    command += ["--compression-algorithms=zstd"] if "zstd" in mode else []
+    word = "--connection-server-id" if chain.source.flavor is Flavor.MYSQL else "--stop-never-slave-server-id"
+    said, complaints = tmp_path / "said", tmp_path / "complaints"
+    first = chain.source.binary_logs()[-1]
+    with said.open("wb") as out, complaints.open("wb") as err:
+        process = subprocess.Popen([*command, f"{word}=7778", first], env=environment(), stdout=out, stderr=err)
+    try:
+        for name in ("seen_at_once", "seen_in_the_next_file"):
+            chain.source.sql(f"CREATE TABLE IF NOT EXISTS w.{name} (id INT PRIMARY KEY)", f"DROP TABLE w.{name}")
+
+            def printed(name: str = name) -> bool:
+                assert process.poll() is None, complaints.read_text()
+                return said.read_bytes().count(name.encode()) >= 2
+
+            wait_until(printed, 120, f"{name} to be printed", found=complaints.read_text)
+            chain.workload.flush_logs()
+    finally:
+        process.kill()
+        process.wait()
+    works(tool(chain), mode, name_of(chain))
 
 
 @contextmanager

@@ -69,3 +69,13 @@ def test_without_a_snapshot_it_learns_the_tables_from_the_log(chains: Chains, tm
     with reading(program, connector(tmp_path, chain.node.port, "without a snapshot", **never), tmp_path) as running:
         assert_equal(chain.source, running.finish(), gtids=False)
     works(str(program), "without snapshot", source_name(chain))
+
+
+def test_it_reads_over_tls(chains: Chains, tmp_path: Path, works: Note) -> None:
+    chain, program = chains("mysql-9.7"), debezium()
+    write(chain)
+    mark(chain.workload, "over TLS")
+    tls = {"snapshot_mode": "never", "database_ssl_mode": "required"}
+    with reading(program, connector(tmp_path, chain.node.port, "over TLS", **tls), tmp_path) as running:
+        assert_equal(chain.source, running.finish(), gtids=False)
+    works(str(program), "TLS", source_name(chain))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import pytest
 import yaml
@@ -15,9 +16,11 @@ from kingbus_node.demo.compare import differences
 from kingbus_node.demo.instance import REPLICATION_PASSWORD, REPLICATION_USER, Options, Server, text
 from kingbus_node.demo.replication import FilePosition, Upstream, replicate, wait_caught_up
 from kingbus_node.demo.waiting import wait_until
+from kingbus_node.wire.auth import sha256_crypt
 
 RELEASE = "mysql-9.7"
 NATIVE = Upstream(0, "native", "another password")
+STORED = Upstream(0, "stored", "a third password")
 PARALLEL: Options = {"replica-parallel-workers": 16, "replica-preserve-commit-order": "ON"}
 SEMI_SYNC: Options = {"plugin-load-add": "semisync_replica.so", "loose-rpl-semi-sync-replica-enabled": "ON"}
 
@@ -115,6 +118,53 @@ def test_a_replica_converges(mode: Mode, chain: Chain, works: Note) -> None:
         assert show(chain, replica)["semi_sync"] is True
     works(f"{name_of(replica)} replica", mode.name, name_of(chain.source))
     replica.stop()
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("tls", [True, False], ids=["TLS", "RSA"])
+def test_a_stored_hash_needs_the_password_once(tls: bool, chain: Chain, works: Note, tmp_path: Path) -> None:
+    """caching_sha2_password: cold, the node knows only what a server stores, and needs the password itself, inside TLS
+    or encrypted with its public key; warm, it does not: so the replica connects without TLS and without the key.
+    """
+    salt = bytes(range(0x40, 0x54))
+    stored = b"$A$005$" + salt + sha256_crypt(STORED.password.encode(), salt, 5000)
+    users = tmp_path / "users.yaml"
+    users.write_text(yaml.safe_dump([{"user": STORED.user, "auth_string": f"0x{stored.hex()}"}]))
+    serve = {"server_id": 900_310 + tls, "users_file": str(users), "workers": 1}
+    node = chain.pool.node(chain.source, {"source": {"server_id": 900_300 + tls}, "serve": serve})
+    replica = chain.pool.server(RELEASE)
+    upstream = replace(STORED, port=node.port)
+    neither = ", SOURCE_SSL = 0, GET_SOURCE_PUBLIC_KEY = 0"
+    replicate(replica, upstream, options=neither)
+
+    def refused() -> str:
+        return text(replica.table("SHOW REPLICA STATUS")[0]["Last_IO_Error"])
+
+    wait_until(lambda: "Authentication requires secure connection" in refused(), 60, "the refusal", found=refused)
+    cold = ", SOURCE_SSL = 1, GET_SOURCE_PUBLIC_KEY = 0" if tls else ", SOURCE_SSL = 0, GET_SOURCE_PUBLIC_KEY = 1"
+    replicate(replica, upstream, options=cold)
+    chain.workload.small()
+    Chain(chain.pool, chain.workload, node).converge(replica)
+    replicate(replica, upstream, options=neither)
+    chain.workload.small()
+    Chain(chain.pool, chain.workload, node).converge(replica)
+    for state in ("cold", "warm"):
+        mode = f"caching_sha2_password, {state}, {'TLS' if tls else 'RSA'}"
+        works(f"{name_of(replica)} replica", mode if state == "cold" else f"{mode} before", name_of(chain.source))
+    replica.stop()
+    node.stop()
+
+
+@pytest.mark.thorough
+def test_a_source_without_checksums_is_followed(pool: Pool, works: Note) -> None:
+    source = pool.server(RELEASE, {"binlog-checksum": "NONE"})
+    chain = Chain(pool, Workload(source).create(), pool.node(source))
+    replica = chain.replica(options={"binlog-checksum": "CRC32"})
+    chain.workload.everything()
+    source.sql("SET GLOBAL binlog_checksum = CRC32")
+    chain.workload.everything()
+    chain.converge(replica)
+    works(f"{name_of(replica)} replica", "files without checksums, then with them", name_of(source))
 
 
 @pytest.mark.thorough

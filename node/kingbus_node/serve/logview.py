@@ -34,6 +34,7 @@ class LogView:
         version: str,
         tls_required: bool,
         compression_algorithms: Sequence[str] = ALLOWED,
+        max_connections: int = 1000,
     ) -> None:
         self._reader = reader
         self._version = version
@@ -42,6 +43,7 @@ class LogView:
         self.hostname = socket.gethostname()
         self.tls_required = tls_required
         self.compression_algorithms = compression_algorithms
+        self.max_connections = max_connections
 
     def missing(self) -> str | None:
         """What must be known before replicas can be served, and is not yet; None when all is there."""

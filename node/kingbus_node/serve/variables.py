@@ -143,7 +143,7 @@ _VARIABLES: Final = (
     _b("lock_wait_timeout", 31536000),
     _g("lower_case_table_names", 0),
     _b("max_allowed_packet", _by_flavor(67108864, 16777216)),
-    _g("max_connections", 151),
+    _g("max_connections", lambda view: view.max_connections),
     _b("max_execution_time", 0, Only.MYSQL),
     _b("max_statement_time", 0, Only.MARIADB),
     _b("net_buffer_length", 16384),

@@ -58,7 +58,8 @@ class ServerView(Protocol):
     mariadb: the flavour. version: the source's, without prefixes. server_uuid: the cluster's own (MySQL).
     server_id: the node's, from its configuration. checksum: CRC32 or NONE, as @@binlog_checksum.
     row_metadata: the source's @@binlog_row_metadata: whether events name columns.
-    compression_algorithms: what clients may use, as @@protocol_compression_algorithms names it.
+    max_connections: as @@max_connections. compression_algorithms: what clients may use, as
+    @@protocol_compression_algorithms names it.
     """
 
     @property
@@ -79,6 +80,8 @@ class ServerView(Protocol):
     def row_metadata(self) -> str: ...
     @property
     def tls_required(self) -> bool: ...
+    @property
+    def max_connections(self) -> int: ...
     @property
     def compression_algorithms(self) -> Sequence[str]: ...
 

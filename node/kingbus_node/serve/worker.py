@@ -89,6 +89,7 @@ class Worker:
             version=options.version,
             tls_required=options.tls_require,
             compression_algorithms=options.compression_algorithms,
+            max_connections=options.max_connections,
         )
         self._dump_settings = _dump_settings(options)
         self._isolation = options.isolation

@@ -25,6 +25,7 @@ class FakeView:
     checksum: str = "CRC32"
     row_metadata: str = "FULL"
     tls_required: bool = False
+    max_connections: int = 1000
     compression_algorithms: tuple[str, ...] = ("zlib", "zstd", "uncompressed")
     files: list[LogFile] = field(
         default_factory=lambda: [LogFile("binlog.000001", 400), LogFile("binlog.000002", 1592)]

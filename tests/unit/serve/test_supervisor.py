@@ -29,7 +29,7 @@ from kingbus_node.store.log import Log
 
 UUID = "11111111-2222-3333-4444-555555555555"
 REPLICA = "aaaaaaaa-2222-3333-4444-555555555555"
-SECONDS = 30.0
+SECONDS = 90.0
 
 
 def until(condition: Callable[[], object], what: str) -> None:
