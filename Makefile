@@ -57,7 +57,7 @@ test-clients: venv servers ## every client and replica, those too that have to b
 
 .PHONY: compatibility
 compatibility: venv servers ## docs/compatibility.md again, from a run of all clients and replicas
-	$(PY) -m pytest tests/clients --all-clients --timeout=900 --compatibility docs/compatibility.md $(ARGS)
+	$(PY) -m pytest tests/clients --all-clients --timeout=900 -n 2 --dist loadfile --compatibility docs/compatibility.md $(ARGS)
 
 .PHONY: test-pods
 test-pods: venv servers ## the deployed operator with real nodes as pods, on a real kube-apiserver (root only)

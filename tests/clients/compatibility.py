@@ -117,9 +117,9 @@ class Collector:
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         """Write the page, if the run was asked for it."""
         path: Path | None = self._config.getoption("--compatibility")
-        if path is None:
+        if path is None or hasattr(self._config, "workerinput"):  # with pytest-xdist, only who has all results
             return
-        if session.testsfailed or not session.testscollected:
+        if session.testsfailed or not self._passed:
             print(f"\n{path} stays as it was: {session.testsfailed} tests failed")
             return
         rows = [
