@@ -308,6 +308,11 @@ class SourceSettings(_Section):
     password_file: FilePath | None = None
     server_id: ServerId = 100
     semi_sync: bool = True
+    compression: Annotated[
+        tuple[Annotated[Literal["zlib", "zstd", "uncompressed"], Keyword], ...],
+        BeforeValidator(_listed),
+        Field(min_length=1),
+    ] = ("uncompressed",)
     tls: SourceTls = SourceTls()
     start: Annotated[str, BeforeValidator(_start)] = "earliest"
     retry: Retry = Retry()
@@ -387,6 +392,8 @@ def _contradictions(config: Config) -> Iterator[str]:
             f"source.retry.initial ({source.retry.initial:g}s) is longer than source.retry.max "
             f"({source.retry.max:g}s): expected waits that grow"
         )
+    if len(set(source.compression)) != len(source.compression):
+        yield f"source.compression is {', '.join(source.compression)}: expected each once, the preferred first"
     if source.tls.mode.startswith("verify") and source.tls.ca is None:
         yield f"source.tls.mode is {source.tls.mode}: expected source.tls.ca, the file of the CA to verify against"
     if source.flavor == "mariadb" and _MYSQL_GTID_SET.fullmatch(source.start):

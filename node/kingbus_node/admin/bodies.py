@@ -53,6 +53,7 @@ class SourceChanges(_Body):
     user: str | None = None
     server_id: int | None = None
     semi_sync: bool | None = None
+    compression: list[str] | None = None
     tls: SourceTls | None = None
     start: str | None = None
     retry: SourceRetry | None = None

@@ -115,6 +115,7 @@ class Operations:
             missing=now.missing,
             identity=now.identity,
             tls=now.tls,
+            compression=now.compression,
             warnings=list(now.warnings),
         )
 
@@ -282,13 +283,14 @@ def _deadline() -> float:
 
 def _view(shown: Mapping[str, Json]) -> SourceSettings:
     """The fact as a view: its shape is `source.settings`'s own."""
-    tls, retry, endpoints = shown["tls"], shown["retry"], shown["endpoints"]
+    tls, retry, endpoints, compression = shown["tls"], shown["retry"], shown["endpoints"], shown["compression"]
     return SourceSettings(
         endpoints=[str(endpoint) for endpoint in endpoints] if isinstance(endpoints, list) else [],
         flavor=str(shown["flavor"]),
         user=str(shown["user"]),
         server_id=int(str(shown["server_id"])),
         semi_sync=shown["semi_sync"] is True,
+        compression=[str(one) for one in compression] if isinstance(compression, list) else [],
         tls={key: str(value) for key, value in tls.items()} if isinstance(tls, dict) else {},
         start=str(shown["start"]),
         retry={key: float(str(value)) for key, value in retry.items()} if isinstance(retry, dict) else {},

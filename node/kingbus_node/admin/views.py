@@ -174,6 +174,7 @@ class SourceSettings:
     user: str
     server_id: int
     semi_sync: bool
+    compression: Sequence[str]
     tls: Mapping[str, str]
     start: str
     retry: Mapping[str, float]
@@ -185,7 +186,7 @@ class SourceSettings:
 class SourceDetails:
     """``GET /v1/source``. ``missing``: GTIDs that a refusal is about; ``identity``: what tells one source from another.
 
-    ``tls``: the protocol of the connection, null without TLS.
+    ``tls``: the protocol of the connection, null without TLS; ``compression``: the algorithm, null without.
     """
 
     settings: SourceSettings
@@ -193,6 +194,7 @@ class SourceDetails:
     missing: str | None = None
     identity: str | None = None
     tls: str | None = None
+    compression: str | None = None
     warnings: Sequence[str] = ()
 
 

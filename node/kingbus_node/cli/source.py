@@ -24,6 +24,9 @@ def _settings(command: Callable[_P, _R]) -> Callable[..., _R]:
         click.option("--flavor", type=click.Choice(["auto", "mysql", "mariadb"]), help="What the server has to be."),
         click.option("--server-id", type=click.IntRange(1, 2**32 - 1), help="The id that the cluster shows to it."),
         click.option("--semi-sync/--no-semi-sync", default=None, help="Acknowledge what a majority has on disk."),
+        click.option(
+            "--compression", metavar="LIST", help="What may be used, the preferred first: zstd,zlib,uncompressed."
+        ),
         click.option("--tls-mode", type=click.Choice(TLS_MODES), help="As MySQL's --ssl-mode."),
         click.option("--start", help="Where an empty log begins: earliest, current or a GTID set."),
         click.option("--retry-initial", metavar="DURATION", help="First wait between attempts to connect: 100ms."),
@@ -40,6 +43,7 @@ def _settings(command: Callable[_P, _R]) -> Callable[..., _R]:
         flavor: str | None,
         server_id: int | None,
         semi_sync: bool | None,
+        compression: str | None,
         start: str | None,
         **more: object,
     ) -> _R:
@@ -49,6 +53,7 @@ def _settings(command: Callable[_P, _R]) -> Callable[..., _R]:
             "flavor": flavor,
             "server_id": server_id,
             "semi_sync": semi_sync,
+            "compression": None if compression is None else [one.strip() for one in compression.split(",")],
             "start": start,
             "tls": None if tls_mode is None else {"mode": tls_mode},
             "retry": {name: value for name, value in retry.items() if value is not None} or None,
@@ -129,6 +134,7 @@ def report(answer: object) -> Report:
     made = Report()
     settings, now = field(answer, "settings"), field(answer, "status")
     version = field(now, "version")
+    allowed = ", ".join(text(one) for one in items(field(settings, "compression")))
     made.pairs(
         {
             "Endpoints": ", ".join(text(endpoint) for endpoint in items(field(settings, "endpoints"))),
@@ -143,6 +149,7 @@ def report(answer: object) -> Report:
             "Server id": text(field(settings, "server_id")),
             "Semi-sync": f"{text(field(settings, 'semi_sync'))} (now {'on' if field(now, 'semi_sync') else 'off'})",
             "TLS": f"{text(field(settings, 'tls', 'mode'))} (now {text(field(answer, 'tls'))})",
+            "Compression": f"{allowed} (now {field(answer, 'compression') or 'uncompressed'})",
             "Flavor": text(field(settings, "flavor")),
             "Start": text(field(settings, "start")),
             "Retry": f"{seconds(field(settings, 'retry', 'initial'))} to {seconds(field(settings, 'retry', 'max'))}",

@@ -49,7 +49,7 @@ class SourceFacts:
     `executed`: what it has committed (MariaDB: its binlog state). `committing`: what it is about to commit and may have
     sent already (with semi-sync it waits for us with that). `purged`: what its binlogs no longer hold (empty for
     MariaDB, which does not tell). `row_metadata`: binlog_row_metadata, '' if it has none; clients of ours ask for it.
-    `tls`: the protocol used, None without. `warnings`: for people.
+    `tls`: the protocol used, `compression`: the algorithm; None without. `warnings`: for people.
     """
 
     flavor: Flavor
@@ -64,6 +64,7 @@ class SourceFacts:
     committing: GtidSet = field(default_factory=GtidSet)
     row_metadata: str = ""
     tls: str | None = None
+    compression: str | None = None
     warnings: tuple[str, ...] = ()
 
     @property
@@ -177,6 +178,7 @@ def _ask_mysql(
         committing=owned,
         row_metadata=_variable(connection, "binlog_row_metadata") or "",
         tls=connection.tls,
+        compression=connection.compression,
         warnings=warnings,
     )
 
@@ -212,6 +214,7 @@ def _ask_mariadb(
         purged=MariadbState(),
         row_metadata=_variable(connection, "binlog_row_metadata") or "",
         tls=connection.tls,
+        compression=connection.compression,
         warnings=warnings,
     )
 

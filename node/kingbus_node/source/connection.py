@@ -1,8 +1,9 @@
 """A connection to a source, until its dump begins: TCP, handshake, TLS, login and statements.
 
-PyMySQL does the protocol; this module decides what it may do (which TLS, no password in clear), turns its errors into
-ours, and is the only place that touches the inside of a PyMySQL connection: it lends it a socket, reads the answer to
-COM_REGISTER_SLAVE, and takes the socket back for the dump.
+PyMySQL does the protocol; this module decides what it may do (which TLS, which compression, no password in clear),
+turns its errors into ours, and is the only place that touches the inside of a PyMySQL connection: it lends it a socket,
+puts compression, which PyMySQL does not know, between it and the socket, reads the answer to COM_REGISTER_SLAVE, and
+takes the socket back for the dump.
 
 The password is read from its file at each connect, so that a changed one is used without a restart. It is never part of
 an error or a log line.
@@ -11,6 +12,7 @@ an error or a log line.
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import select
 import socket
@@ -18,20 +20,28 @@ import ssl
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import TYPE_CHECKING, Final
 
 import pymysql
 from pymysql.connections import Connection
 from pymysql.constants import CLIENT
 
 from kingbus_node.config import Address, SourceSettings, SourceTls
+from kingbus_node.source.compression import FLAGS, LEVEL, CompressedStream, choose
 from kingbus_node.source.errors import Disconnected, Refused, SourceError, Stopped
 from kingbus_node.source.link import Link, Wakeup
+from kingbus_node.wire.compression import Algorithm
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
 
 CONNECT_TIMEOUT: Final = 10.0
 """Seconds for TCP, and for each answer during handshake and login."""
 QUERY_TIMEOUT: Final = 120.0
 """Seconds for the answer to a statement. MariaDB's BINLOG_GTID_POS reads a whole binlog file before it answers."""
+
+_TLS_REQUEST: Final = 32
+"""Bytes of a packet that asks for TLS: the beginning of the answer to the greeting, which is longer."""
 
 Row = tuple[str | None, ...]
 
@@ -81,17 +91,39 @@ class _NeverInClear:
         )
 
 
+class _Decompressed(io.RawIOBase):
+    """What comes from a socket, as PyMySQL wants to read it."""
+
+    def __init__(self, sock: socket.socket, stream: CompressedStream) -> None:
+        self._socket = sock
+        self._stream = stream
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: WriteableBuffer) -> int | None:
+        try:
+            return self._stream.receive_into(memoryview(buffer), self._socket.recv_into)
+        except (BlockingIOError, ssl.SSLWantReadError):
+            return None
+
+
 class _Client(Connection):
-    """PyMySQL's connection, on a socket of ours."""
+    """PyMySQL's connection, on a socket of ours. `stream`: set once what is sent and received is compressed."""
 
     _sock: socket.socket | None
-    _rfile: BinaryIO | None
+    _rfile: io.BufferedReader | None
     _read_timeout: float | None
     _ssl_required: bool
     server_version: str
+    server_capabilities: int
 
-    def __init__(self, host: str, user: str, password: bytes, tls: SourceTls) -> None:
+    def __init__(self, host: str, user: str, password: bytes, settings: SourceSettings) -> None:
+        tls = settings.tls
         context = tls_context(tls)
+        self.stream: CompressedStream | None = None
+        self._allowed_compression = settings.compression
+        self._level: bytes | None = None
         super().__init__(
             host=host,
             user=user,
@@ -120,6 +152,29 @@ class _Client(Connection):
         """TLSv1.3 and the like, None without TLS."""
         return self._sock.version() if isinstance(self._sock, ssl.SSLSocket) else None
 
+    def _request_authentication(self) -> None:
+        """Log in; all that is said after the OK is compressed, if that was agreed on."""
+        algorithm = choose(self._allowed_compression, self.server_capabilities)
+        if algorithm is not None:
+            self.client_flag |= FLAGS[algorithm]
+        self._level = LEVEL if algorithm is Algorithm.ZSTD else None
+        super()._request_authentication()  # type: ignore[misc]
+        sock, reader = self._sock, self._rfile
+        if algorithm is not None and sock is not None and reader is not None:
+            self.stream = CompressedStream(algorithm)
+            self._rfile = io.BufferedReader(_Decompressed(sock, self.stream))
+            reader.close()
+
+    def write_packet(self, payload: bytes) -> None:
+        """Send a packet of the login; the answer to the greeting, which follows the request for TLS, says the level."""
+        if self._level is not None and len(payload) > _TLS_REQUEST:
+            payload += self._level
+            self._level = None
+        super().write_packet(payload)
+
+    def _write_bytes(self, data: bytes) -> None:
+        super()._write_bytes(data if self.stream is None else self.stream.command(data))  # type: ignore[misc]
+
     def execute(self, command: bytes) -> None:
         """A command that is answered with OK."""
         self._execute_command(command[0], command[1:])  # type: ignore[attr-defined]
@@ -132,7 +187,7 @@ class _Client(Connection):
             raise Disconnected("the connection to the source is closed")
         sock.setblocking(False)
         with contextlib.suppress(ssl.SSLWantReadError):
-            if reader.peek(1):  # type: ignore[attr-defined]
+            if reader.peek(1):
                 raise Disconnected("the source sent something unasked, as it does when it shuts down")
         self._rfile = self._sock = None
         reader.close()
@@ -140,13 +195,17 @@ class _Client(Connection):
 
 
 class SourceConnection:
-    """A logged-in connection. `greeting`: the version in the server's greeting. `tls`: the protocol, None without."""
+    """A logged-in connection.
+
+    `greeting`: the version in the server's greeting. `tls`: the protocol, `compression`: the algorithm; None without.
+    """
 
     def __init__(self, client: _Client, endpoint: Address) -> None:
         self._client = client
         self.endpoint = endpoint
         self.greeting = client.server_version
         self.tls = client.tls_version
+        self.compression = None if client.stream is None else client.stream.algorithm
 
     @classmethod
     def open(
@@ -161,7 +220,7 @@ class SourceConnection:
         `opened` is given the socket once TCP is connected; shutting it (or a duplicate) down ends every later wait.
         """
         user = read_user(settings)
-        client = _Client(endpoint.host, user, read_password(settings.password_file), settings.tls)
+        client = _Client(endpoint.host, user, read_password(settings.password_file), settings)
         sock = _dial(endpoint, wakeup)
         try:
             if opened is not None:
@@ -200,7 +259,7 @@ class SourceConnection:
 
     def start_dump(self, command: bytes, wakeup: Wakeup) -> Link:
         """Send the command that begins a dump; from here on the socket is the link's, and this connection is over."""
-        link = Link(self._client.detach(), wakeup)
+        link = Link(self._client.detach(), wakeup, self._client.stream)
         try:
             link.send(len(command).to_bytes(3, "little") + b"\0" + command)
         except BaseException:

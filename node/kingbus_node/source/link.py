@@ -1,4 +1,4 @@
-"""The raw socket of a dump, plain or TLS: reads that do not block, and waits that another thread can interrupt."""
+"""The raw socket of a dump, plain, TLS or compressed: reads that do not block, and waits that others can end."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import ssl
 import time
 from typing import Final
 
+from kingbus_node.source.compression import CompressedStream
 from kingbus_node.source.errors import Disconnected
 
 SEND_TIMEOUT: Final = 30.0
@@ -48,9 +49,10 @@ class Wakeup:
 class Link:
     """A connected socket that is ours alone. All errors of the network come as `Disconnected`."""
 
-    def __init__(self, sock: socket.socket, wakeup: Wakeup) -> None:
-        """Takes over `sock`, which `close` closes. `wakeup` ends `wait`."""
+    def __init__(self, sock: socket.socket, wakeup: Wakeup, stream: CompressedStream | None = None) -> None:
+        """Takes over `sock`, which `close` closes. `wakeup` ends `wait`. `stream`: both directions are compressed."""
         sock.setblocking(False)
+        self._stream = stream
         self._sock = sock
         self._wakeup = wakeup
         self._poll = select.poll()
@@ -61,6 +63,9 @@ class Link:
 
     def receive_into(self, room: memoryview) -> int:
         """Bytes received into the beginning of `room`; 0 when there is nothing right now."""
+        return self._receive(room) if self._stream is None else self._stream.receive_into(room, self._receive)
+
+    def _receive(self, room: memoryview) -> int:
         try:
             count = self._sock.recv_into(room)
         except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError, InterruptedError):
@@ -84,7 +89,7 @@ class Link:
 
     def send(self, data: bytes) -> None:
         """Send all of `data`: something small, that fits the socket's buffer unless the source is gone."""
-        left = memoryview(data)
+        left = memoryview(data if self._stream is None else self._stream.command(data))
         deadline = time.monotonic() + SEND_TIMEOUT
         while left:
             try:

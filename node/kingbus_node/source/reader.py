@@ -30,6 +30,7 @@ from kingbus_node.config import Address, SourceSettings
 from kingbus_node.raft.api import ConsensusError, NotLeaderError
 from kingbus_node.source.batch import TARGET, Batcher, Counters
 from kingbus_node.source.checks import Replica, SourceFacts, gtid_position, introduce, set_connect_state
+from kingbus_node.source.compression import UNCOMPRESSED
 from kingbus_node.source.connection import SourceConnection
 from kingbus_node.source.errors import Disconnected, PositionGone, Refused, SourceEnd, SourceError, Stopped
 from kingbus_node.source.framing import Buffers, Framer
@@ -83,6 +84,7 @@ class SourceStatus:
     version: str | None
     identity: str | None
     tls: str | None
+    compression: str | None
     semi_sync: bool
     warnings: tuple[str, ...]
     file: str | None
@@ -221,6 +223,7 @@ class SourceReader:
             version=None if facts is None else facts.version,
             identity=None if facts is None else facts.identity,
             tls=facts.tls if facts is not None and connected else None,
+            compression=facts.compression if facts is not None and connected else None,
             semi_sync=facts is not None and connected and facts.semi_sync,
             warnings=() if facts is None else facts.warnings,
             file=file or None,
@@ -456,12 +459,13 @@ class SourceReader:
         facts = self._facts
         if facts is not None:
             logger.info(
-                "source %s: connected to %s %s (%s), %s, semi-sync %s, reading %s from %d",
+                "source %s: connected to %s %s (%s), %s, %s, semi-sync %s, reading %s from %d",
                 self._endpoint,
                 facts.flavor,
                 facts.version,
                 facts.identity,
                 facts.tls or "no TLS",
+                facts.compression or UNCOMPRESSED,
                 "on" if facts.semi_sync else "off",
                 *batcher.place,
             )

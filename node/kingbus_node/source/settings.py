@@ -22,7 +22,17 @@ from kingbus_node.store.entry import Json
 FACT_SETTINGS: Final = "source_settings"
 """The key of LogState.facts."""
 
-KEYS: Final[tuple[str, ...]] = ("endpoints", "flavor", "user", "server_id", "semi_sync", "tls", "start", "retry")
+KEYS: Final[tuple[str, ...]] = (
+    "endpoints",
+    "flavor",
+    "user",
+    "server_id",
+    "semi_sync",
+    "compression",
+    "tls",
+    "start",
+    "retry",
+)
 """What of `config.SourceSettings` is kept in the log; of ``tls`` only the mode."""
 
 Facts = Mapping[str, Json]
@@ -125,6 +135,7 @@ def _fact(settings: SourceSettings, *, stopped: bool, accept_missing: str) -> di
         "user": settings.user,
         "server_id": settings.server_id,
         "semi_sync": settings.semi_sync,
+        "compression": list(settings.compression),
         "tls": {"mode": settings.tls.mode},
         "start": settings.start,
         "retry": {"initial": settings.retry.initial, "max": settings.retry.max},

@@ -102,7 +102,17 @@ class FakeNode:
 
 
 SOURCE = SourceDetails(
-    SourceSettings(["10.9.9.9:3306"], "auto", "repl", 100, True, {"mode": "preferred"}, "earliest", {"initial": 0.1}),
+    SourceSettings(
+        ["10.9.9.9:3306"],
+        "auto",
+        "repl",
+        100,
+        True,
+        ["uncompressed"],
+        {"mode": "preferred"},
+        "earliest",
+        {"initial": 0.1},
+    ),
     STATUS.source,
 )
 

@@ -104,8 +104,8 @@ class Work:
 
     def status(self) -> SourceStatus:
         return SourceStatus(
-            SourceState.CONNECTED, None, None, Address("db1", 3306), "9.7.4", f"uuid:{UUID}", "TLSv1.3", True, (),
-            "b.1", 4, 0.0, 0, 0, 0, 0, 0,
+            SourceState.CONNECTED, None, None, Address("db1", 3306), "9.7.4", f"uuid:{UUID}", "TLSv1.3", "zstd", True,
+            (), "b.1", 4, 0.0, 0, 0, 0, 0, 0,
         )  # fmt: skip
 
 

@@ -111,6 +111,7 @@ def test_short_commands_are_understood() -> None:
     assert parse_set_option(b"\x01\0") == 1
 
 
+@pytest.mark.fuzz
 @given(st.binary(max_size=120))
 def test_arbitrary_arguments_are_understood_or_malformed(data: bytes) -> None:
     for parse in (

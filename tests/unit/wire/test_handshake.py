@@ -161,12 +161,14 @@ def test_a_change_of_user_is_understood() -> None:
     )
 
 
+@pytest.mark.fuzz
 @given(st.binary(max_size=300))
 def test_arbitrary_bytes_are_a_handshake_or_a_bad_one(data: bytes) -> None:
     for flags in (MYSQL, MARIADB, MYSQL & ~Capability.SSL):
         assert refusal(functools.partial(parse_handshake, data, flags)) in (None, ErrorCode.HANDSHAKE)
 
 
+@pytest.mark.fuzz
 @given(st.data())
 def test_a_damaged_handshake_is_a_handshake_or_a_bad_one(data: st.DataObject) -> None:
     whole = bytearray(response(0x99B8A285, attributes=ATTRIBUTES))
@@ -176,6 +178,7 @@ def test_a_damaged_handshake_is_a_handshake_or_a_bad_one(data: st.DataObject) ->
     assert refusal(lambda: parse_handshake(cut, MYSQL)) in (None, ErrorCode.HANDSHAKE)
 
 
+@pytest.mark.fuzz
 @given(st.binary(max_size=200))
 def test_arbitrary_bytes_are_a_change_of_user_or_malformed(data: bytes) -> None:
     assert refusal(lambda: parse_change_user(data, MYSQL)) in (None, ErrorCode.MALFORMED_PACKET)

@@ -83,6 +83,7 @@ def test_feeding_more_than_wanted_is_a_mistake_of_ours() -> None:
         PacketAssembler(100, 0).feed(b"12345")
 
 
+@pytest.mark.fuzz
 @given(payload=st.binary(max_size=300), sequence=st.integers(0, 255), cuts=st.lists(st.integers(1, 50), max_size=40))
 def test_bytes_may_arrive_in_any_pieces(payload: bytes, sequence: int, cuts: list[int]) -> None:
     data = framed(payload, sequence)
@@ -99,6 +100,7 @@ def test_bytes_may_arrive_in_any_pieces(payload: bytes, sequence: int, cuts: lis
     assert at == len(data)
 
 
+@pytest.mark.fuzz
 @given(st.binary(max_size=200))
 def test_arbitrary_bytes_give_a_payload_or_a_clear_error(data: bytes) -> None:
     def feed() -> None:
