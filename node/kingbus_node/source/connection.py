@@ -40,6 +40,8 @@ CONNECT_TIMEOUT: Final = 10.0
 QUERY_TIMEOUT: Final = 120.0
 """Seconds for the answer to a statement. MariaDB's BINLOG_GTID_POS reads a whole binlog file before it answers."""
 
+_FOR_ANOTHER: Final = (62, 64)
+"""X509_V_ERR_HOSTNAME_MISMATCH and X509_V_ERR_IP_ADDRESS_MISMATCH."""
 _TLS_REQUEST: Final = 32
 """Bytes of a packet that asks for TLS: the beginning of the answer to the greeting, which is longer."""
 
@@ -60,7 +62,7 @@ _NEEDS_SOMEBODY: Final = frozenset(
         1698,  # ER_ACCESS_DENIED_NO_PASSWORD_ERROR
         1820,  # ER_MUST_CHANGE_PASSWORD
         1862,  # ER_MUST_CHANGE_PASSWORD_LOGIN
-        2026,  # CR_SSL_CONNECTION_ERROR: TLS required, and the server has none
+        2026,  # CR_SSL_CONNECTION_ERROR
         2059,  # CR_AUTH_PLUGIN_CANNOT_LOAD
         3118,  # ER_ACCOUNT_HAS_BEEN_LOCKED
         3159,  # ER_SECURE_TRANSPORT_REQUIRED
@@ -119,7 +121,7 @@ class _Client(Connection):
     server_capabilities: int
 
     def __init__(self, host: str, user: str, password: bytes, settings: SourceSettings) -> None:
-        tls = settings.tls
+        tls = self._tls = settings.tls
         context = tls_context(tls)
         self.stream: CompressedStream | None = None
         self._allowed_compression = settings.compression
@@ -154,6 +156,11 @@ class _Client(Connection):
 
     def _request_authentication(self) -> None:
         """Log in; all that is said after the OK is compressed, if that was agreed on."""
+        if self._tls.mode not in ("disabled", "preferred") and not self.server_capabilities & CLIENT.SSL:
+            raise Refused(
+                f"source.tls.mode is {self._tls.mode}, but {self.host} offers no TLS: give it a certificate "
+                "(ssl_cert, ssl_key), or allow a connection that is not encrypted (source.tls.mode: preferred)"
+            )
         algorithm = choose(self._allowed_compression, self.server_capabilities)
         if algorithm is not None:
             self.client_flag |= FLAGS[algorithm]
@@ -375,8 +382,11 @@ def _text(error: pymysql.err.MySQLError) -> str:
 def _translated(error: pymysql.err.MySQLError, what: str) -> SourceError:
     """PyMySQL's error as one of ours: whether trying again helps."""
     code, text = _code(error), _text(error)
-    if isinstance(getattr(error, "original_exception", None), ssl.SSLCertVerificationError):
-        return Refused(f"{what}: its certificate does not pass source.tls: {text}", code=code)
+    cause = getattr(error, "original_exception", None)
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        another = cause.verify_code in _FOR_ANOTHER
+        help_ = "source.endpoints must name the source as it does" if another else "was it issued by source.tls.ca?"
+        return Refused(f"{what}: its certificate does not pass: {cause.verify_message} ({help_})", code=code)
     if code in _NEEDS_SOMEBODY:
         return Refused(f"{what}: {text} (error {code})", code=code)
     return Disconnected(f"{what}: {text}" + (f" (error {code})" if code else ""))
