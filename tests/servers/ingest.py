@@ -80,8 +80,10 @@ class Running:
     def status(self) -> SourceStatus:
         return self.reader.status()
 
-    def wait_for(self, state: SourceState) -> SourceStatus:
-        wait_until(lambda: self.status().state is state, 60, f"state {state}", found=lambda: str(self.status()))
+    def wait_for(self, *states: SourceState) -> SourceStatus:
+        """Wait until it is in one of these states; the status then."""
+        names = " or ".join(states)
+        wait_until(lambda: self.status().state in states, 60, f"state {names}", found=lambda: str(self.status()))
         return self.status()
 
     def wait_all(self) -> None:
@@ -93,8 +95,8 @@ class Running:
         file = self.log.state.file
         return file is not None and file.source_name == last["Log_name"] and str(file.end_pos) == str(last["File_size"])
 
-    def files(self) -> dict[str, bytes]:
-        """The bytes of each file in the log, by the source's name, with the magic number in front."""
+    def files(self, *, served: bool = False) -> dict[str, bytes]:
+        """The bytes of each file in the log, by the source's name or that which replicas see, as a file has them."""
         out: dict[str, bytearray] = {}
         opened: list[bytes] = []
         name = ""
@@ -105,7 +107,7 @@ class Running:
             if entry.kind != Kind.DATA:
                 continue
             if entry.meta.file is not None:
-                name = entry.meta.file.source_name
+                name = entry.meta.file.name if served else entry.meta.file.source_name
                 assert name not in out
                 out[name] = bytearray(b"\xfebin")
             ends = [*(packet & OFFSET_MASK for packet in entry.packets.tolist()[1:]), len(entry.payload)]

@@ -41,6 +41,12 @@ class Workload:
         self.source = source
         self._ids = itertools.count(1)
 
+    def at(self, source: Server) -> Workload:
+        """The same, written to another server from now on, which has what was written so far."""
+        moved = Workload(source)
+        moved._ids = self._ids
+        return moved
+
     @property
     def _mysql(self) -> bool:
         return self.source.flavor is Flavor.MYSQL

@@ -147,6 +147,14 @@ def snapshot(status: Status, counters: Counters, version: str) -> Iterator[Metri
     for name in get_args(SourceState) if status.role == "leader" else ():
         state.add_metric([name], name == source.state)
     yield state
+    missing = GaugeMetricFamily(
+        "kingbus_source_missing",
+        "1 while the source is refused because of these GTIDs: it has purged them, or has never had them.",
+        labels=["gtids"],
+    )
+    if source.missing:
+        missing.add_metric([source.missing.replace("\n", "")], 1)
+    yield missing
     yield gauge("source_connected", "1 while the binlog comes in from the source.", source.state == "connected")
     yield gauge(
         "source_lag_seconds", "Age of the newest event received while there is more to come.", source.lag_seconds

@@ -191,6 +191,7 @@ def source_view(now: SourceStatus, state: LogState, *, leads: bool) -> Source:
         file=None if state.file is None else state.file.source_name,
         position=None if state.file is None else state.file.end_pos,
         version=now.version,
+        missing=now.missing if leads else None,
     )
 
 

@@ -48,7 +48,8 @@ class Source:
     """The server that the cluster replicates from.
 
     ``file`` and ``position`` are how far its binlog is committed here, in the source's own names. ``lag_seconds`` is
-    the age of the newest event that came in while there is more to come, 0 when everything is here.
+    the age of the newest event that came in while there is more to come, 0 when everything is here. ``missing``: the
+    GTIDs that a refusal is about, if they are known.
     """
 
     endpoint: str | None
@@ -59,6 +60,7 @@ class Source:
     file: str | None
     position: int | None
     version: str | None = None
+    missing: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

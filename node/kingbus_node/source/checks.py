@@ -12,13 +12,13 @@ import time
 from dataclasses import dataclass, field
 from typing import Final
 
-from kingbus_node.binlog.constants import ChecksumAlgorithm, Flavor
+from kingbus_node.binlog.constants import FIRST_POSITION, ChecksumAlgorithm, Flavor
 from kingbus_node.binlog.errors import BinlogError
 from kingbus_node.binlog.executed import ExecutedSet
 from kingbus_node.binlog.gtid import GtidSet
 from kingbus_node.binlog.mariadb import MariadbState
 from kingbus_node.config import SourceSettings
-from kingbus_node.source.connection import UNKNOWN_VARIABLE, QueryError, SourceConnection
+from kingbus_node.source.connection import NO_PRIVILEGE, UNKNOWN_VARIABLE, QueryError, SourceConnection
 from kingbus_node.source.errors import Disconnected, Refused
 from kingbus_node.source.requests import register_slave
 
@@ -47,8 +47,9 @@ class SourceFacts:
     "uuid:…" or, as MariaDB has no server_uuid, "server_id:…". `checksum`: binlog_checksum now; files may differ.
     `semi_sync`: both sides want it and it was agreed. `clock_offset`: seconds that the source's clock is ahead of ours.
     `executed`: what it has committed (MariaDB: its binlog state). `committing`: what it is about to commit and may have
-    sent already (with semi-sync it waits for us with that). `purged`: what its binlogs no longer hold (empty for
-    MariaDB, which does not tell). `row_metadata`: binlog_row_metadata, '' if it has none; clients of ours ask for it.
+    sent already (with semi-sync it waits for us with that). `purged`: what its binlogs no longer hold (MariaDB: its
+    position where its oldest file begins; empty if it does not tell). `row_metadata`: binlog_row_metadata, '' if it has
+    none; clients of ours ask for it.
     `tls`: the protocol used, `compression`: the algorithm; None without. `warnings`: for people.
     """
 
@@ -211,7 +212,7 @@ def _ask_mariadb(
         semi_sync=semi_sync,
         clock_offset=clock_offset,
         executed=state,
-        purged=MariadbState(),
+        purged=_mariadb_purged(connection),
         row_metadata=_variable(connection, "binlog_row_metadata") or "",
         tls=connection.tls,
         compression=connection.compression,
@@ -231,6 +232,19 @@ def gtid_position(connection: SourceConnection, file: str, position: int) -> Mar
     escaped = file.replace("\\", "\\\\").replace("'", "\\'")
     answer = connection.query(f"SELECT binlog_gtid_pos('{escaped}',{position})")[0][0]
     return None if answer is None else MariadbState.parse(answer)
+
+
+def _mariadb_purged(connection: SourceConnection) -> MariadbState:
+    """The GTID position at which the oldest file begins; empty if we may not know, or it was purged just now."""
+    try:
+        rows = connection.query("SHOW BINARY LOGS")
+    except Refused as error:
+        if error.code == NO_PRIVILEGE:
+            return MariadbState()
+        raise
+    oldest = rows[0][0] if rows and rows[0] else None
+    before = None if oldest is None else gtid_position(connection, oldest, FIRST_POSITION)
+    return MariadbState() if before is None else before
 
 
 def _value(connection: SourceConnection, sql: str) -> str:

@@ -40,6 +40,8 @@ CONNECT_TIMEOUT: Final = 10.0
 QUERY_TIMEOUT: Final = 120.0
 """Seconds for the answer to a statement. MariaDB's BINLOG_GTID_POS reads a whole binlog file before it answers."""
 
+_WRONG_COMPRESSION: Final = 3922
+"""ER_WRONG_COMPRESSION_ALGORITHM_CLIENT."""
 _FOR_ANOTHER: Final = (62, 64)
 """X509_V_ERR_HOSTNAME_MISMATCH and X509_V_ERR_IP_ADDRESS_MISMATCH."""
 _TLS_REQUEST: Final = 32
@@ -49,6 +51,8 @@ Row = tuple[str | None, ...]
 
 UNKNOWN_VARIABLE: Final = 1193
 """ER_UNKNOWN_SYSTEM_VARIABLE: a server that does not have what was asked about."""
+NO_PRIVILEGE: Final = 1227
+"""ER_SPECIFIC_ACCESS_DENIED_ERROR."""
 
 _NEEDS_SOMEBODY: Final = frozenset(
     {
@@ -56,7 +60,7 @@ _NEEDS_SOMEBODY: Final = frozenset(
         1045,  # ER_ACCESS_DENIED_ERROR
         1129,  # ER_HOST_IS_BLOCKED
         1130,  # ER_HOST_NOT_PRIVILEGED
-        1227,  # ER_SPECIFIC_ACCESS_DENIED_ERROR
+        NO_PRIVILEGE,
         1251,  # ER_NOT_SUPPORTED_AUTH_MODE
         1524,  # ER_PLUGIN_IS_NOT_LOADED
         1698,  # ER_ACCESS_DENIED_NO_PASSWORD_ERROR
@@ -387,6 +391,12 @@ def _translated(error: pymysql.err.MySQLError, what: str) -> SourceError:
         another = cause.verify_code in _FOR_ANOTHER
         help_ = "source.endpoints must name the source as it does" if another else "was it issued by source.tls.ca?"
         return Refused(f"{what}: its certificate does not pass: {cause.verify_message} ({help_})", code=code)
+    if code == _WRONG_COMPRESSION:
+        return Refused(
+            f"{what}: {text} (error {code}): expected source.compression to name what it insists on "
+            "(its protocol_compression_algorithms)",
+            code=code,
+        )
     if code in _NEEDS_SOMEBODY:
         return Refused(f"{what}: {text} (error {code})", code=code)
     return Disconnected(f"{what}: {text}" + (f" (error {code})" if code else ""))

@@ -26,6 +26,7 @@ from enum import StrEnum
 from functools import partial
 from typing import Final, Protocol
 
+from kingbus_node.binlog.mariadb import MariadbState
 from kingbus_node.config import Address, SourceSettings
 from kingbus_node.raft.api import ConsensusError, NotLeaderError
 from kingbus_node.source.batch import TARGET, Batcher, Counters
@@ -38,7 +39,7 @@ from kingbus_node.source.link import Link, Wakeup
 from kingbus_node.source.outbox import Outbox
 from kingbus_node.source.refusals import meaning_of
 from kingbus_node.source.requests import semi_sync_ack
-from kingbus_node.source.resume import FACT_SOURCE, Plan, ReadableLog, make_plan, source_fact
+from kingbus_node.source.resume import FACT_SOURCE, Plan, ReadableLog, make_plan, purged_behind, source_fact
 from kingbus_node.store.entry import Entry, Json, Kind, Meta
 from kingbus_node.store.state import FACT_FLAVOR, FACT_PURGED, LogState
 from kingbus_node.util.backoff import Backoff
@@ -70,7 +71,8 @@ class SourceState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class SourceStatus:
-    """A snapshot. `error`: the last one, None while connected. `missing`: GTIDs that a refusal is about.
+    """A snapshot. `error`: what is wrong with each endpoint, None while connected. `missing`: GTIDs that a refusal is
+    about. The state is refused if any endpoint refuses.
 
     `file`, `position`: in the source's names, how far was received. `lag_seconds`: age of the newest event while there
     is more to receive, 0 when all is here, seconds since the source was last heard of while it is not connected, None
@@ -95,6 +97,15 @@ class SourceStatus:
     transactions: int
     reconnects: int
     acks: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Failure:
+    """Why an endpoint is not read from, since the last connection to any."""
+
+    state: SourceState
+    text: str
+    missing: str | None
 
 
 class Proposals(Protocol):
@@ -165,6 +176,7 @@ class SourceReader:
         self._heard: float | None = None
         self._all_here = False
         # Inside the thread.
+        self._failures: dict[Address, _Failure] = {}
         self._gone: tuple[str, int] | None = None
         self._commit_index = 0
         self._buffers = Buffers()
@@ -260,9 +272,9 @@ class SourceReader:
                     continue
                 turn = (turn + 1) % len(self._settings.endpoints)
                 if self._connections > connections:
-                    turn = 0
                     lasted = time.monotonic() - began > self._settings.retry.max
                     if lasted or self._counters.transactions > transactions:
+                        turn = 0
                         backoff.reset()
                 if turn == 0:
                     self._stop_signal.wait(backoff.next())
@@ -305,13 +317,18 @@ class SourceReader:
         return False
 
     def _fail(self, state: SourceState, error: Exception, missing: str | None) -> None:
-        text = str(error) or type(error).__name__
         if self._stopping.is_set():
             return
-        if (state, text) != (self._state, self._error):
+        failure = _Failure(state, str(error) or type(error).__name__, missing)
+        if failure != self._failures.get(self._endpoint):
             level = logging.WARNING if state is SourceState.CONNECTING else logging.ERROR
-            logger.log(level, "source %s: %s", self._endpoint, text)
-        self._state, self._error, self._missing = state, text, missing
+            logger.log(level, "source %s: %s", self._endpoint, failure.text)
+        self._failures[self._endpoint] = failure
+        known = [(one, self._failures[one]) for one in self._settings.endpoints if one in self._failures]
+        refused = [one for _, one in known if one.state is SourceState.REFUSED]
+        self._state = SourceState.REFUSED if refused else state
+        self._error = "; ".join(f"{one}: {what.text}" if len(known) > 1 else what.text for one, what in known)
+        self._missing = next((one.missing for one in refused if one.missing), None)
 
     def _session(self, endpoint: Address) -> None:
         """Ends with an exception, always."""
@@ -387,7 +404,7 @@ class SourceReader:
                 self._pass_on(batcher, outbox, changes, everything=True)
                 outbox.drain()
                 by_position = plan.position is not None and batcher.place[1] <= plan.position
-                raise meaning_of(end, by_position=by_position) from end
+                raise meaning_of(end, by_position=by_position, purged=_purged(state, facts, plan)) from end
             except (Disconnected, Stopped):
                 # What came whole before the end is worth keeping: the source may not come back.
                 self._pass_on(batcher, outbox, changes, everything=True)
@@ -455,6 +472,7 @@ class SourceReader:
         if self._state is SourceState.CONNECTED:
             return
         self._connections += 1
+        self._failures.clear()
         self._state, self._error, self._missing = SourceState.CONNECTED, None, None
         facts = self._facts
         if facts is not None:
@@ -491,6 +509,14 @@ class SourceReader:
         if place is not None:
             link.send(semi_sync_ack(*place))
             self._acks += 1
+
+
+def _purged(state: LogState, facts: SourceFacts, plan: Plan) -> str:
+    """What a MariaDB source no longer has, as far as it is needed here."""
+    ours = state.executed if state.file is not None else plan.base
+    if not isinstance(facts.purged, MariadbState):
+        return ""
+    return purged_behind(ours if isinstance(ours, MariadbState) else MariadbState(), facts.purged)
 
 
 def _changes(state: LogState, facts: SourceFacts, plan: Plan) -> dict[str, Json]:

@@ -19,8 +19,11 @@ _COMES_BACK: Final = frozenset({1040, 1053, 1158, 1159, 1160, 1161, 1317, 1927, 
 _MISSING = re.compile(r"the missing transactions are '([^']*)'")
 
 
-def meaning_of(end: SourceEnd, *, by_position: bool) -> SourceError:
-    """The error as one that says what helps. `by_position`: the dump asked for a file and position of the log."""
+def meaning_of(end: SourceEnd, *, by_position: bool, purged: str = "") -> SourceError:
+    """The error as one that says what helps. `by_position`: the dump asked for a file and position of the log.
+
+    `purged`: what is known to be missing if the source has purged it; MySQL says it, MariaDB does not.
+    """
     text = end.text
     if end.code in _COMES_BACK:
         return Disconnected(f"the source ended the dump: {end}")
@@ -44,8 +47,13 @@ def meaning_of(end: SourceEnd, *, by_position: bool) -> SourceError:
         return Diverged(f"the source does not have all that the log holds: {end}", code=end.code)
     if "purged" in text:
         found = _MISSING.search(text)
-        missing = found[1] if found else None
-        return Refused(f"the source has purged what is needed here: {end}", code=end.code, missing=missing)
+        missing = (found[1] if found else purged) or None
+        known = f"missing are {missing}. " if missing else ""
+        return Refused(
+            f"the source has purged binary logs that are needed here: {known}It says: {end}",
+            code=end.code,
+            missing=missing,
+        )
     if "same server_uuid/server_id" in text or "same server_id" in text or "same server_uuid" in text:
         return Refused(
             "another replica of the source uses this cluster's server_id or server_uuid: expected each to be unique "

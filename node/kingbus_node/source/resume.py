@@ -220,7 +220,7 @@ def make_plan(
         command = requests.binlog_dump(next_file, FIRST_POSITION, flags, server_id)
         return Plan(command, None, held, None, skips=False, same_source=True)
     command = requests.binlog_dump("", FIRST_POSITION, flags, server_id)
-    return Plan(command, str(ours), held, None, skips=True, same_source=same)
+    return Plan(command, _known_to(facts, ours), held, None, skips=True, same_source=same)
 
 
 def _begin(facts: SourceFacts, server_id: int, start: str) -> Plan:
@@ -312,6 +312,22 @@ def _next_file(
     return None
 
 
+def _known_to(facts: SourceFacts, ours: MariadbState) -> str:
+    """Our position in a MariaDB source's words: it refuses a GTID that it does not have.
+
+    After a forced switch it may lack our newest of a domain. It is then asked to go on from its own last one of the
+    server that wrote that, or else, if it knows nothing of that server there, from the beginning of the domain.
+    """
+    theirs = facts.executed
+    assert isinstance(theirs, MariadbState)
+    parts = []
+    for newest in ours.position().values():
+        last = theirs.last_sequence(newest.domain, newest.server)
+        if last is not None:
+            parts.append(str(newest._replace(sequence=min(newest.sequence, last))))
+    return ",".join(parts)
+
+
 def _refuse_lacking(log: ReadableLog, facts: SourceFacts) -> None:
     """The source must hold everything that the log holds, but for what a forced switch has allowed it to lack."""
     ours = log.state.executed
@@ -334,6 +350,22 @@ def lacking(ours: ExecutedSet, facts: SourceFacts, accepted: str = "") -> str:
     allowed = MariadbState.parse(accepted)
     gtids = (gtid for gtid in ours.position().values() if not theirs.has(gtid) and not allowed.has(gtid))
     return ",".join(map(str, gtids))
+
+
+def purged_behind(ours: MariadbState, purged: MariadbState) -> str:
+    """What of `purged`, a MariaDB source's position where its oldest file begins, is not in `ours`; '' if all is.
+
+    MariaDB has no notation for a range. The GTIDs at its ends are what is known for sure: "domain 0: after 0-1-10, up
+    to 0-1-25; domain 7: up to 7-2-9".
+    """
+    parts = []
+    for domain, last in purged.position().items():
+        newest = ours.newest(domain)
+        if ours.has(last) or (newest is not None and newest.sequence >= last.sequence):
+            continue
+        after = "" if newest is None else f"after {newest}, "
+        parts.append(f"domain {domain}: {after}up to {last}")
+    return "; ".join(parts)
 
 
 def _refuse_purged(missing: GtidSet, ours: GtidSet) -> None:

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from kingbus_node.binlog.constants import Flavor
 from kingbus_node.binlog.executed import ExecutedSet
 from kingbus_node.binlog.gtid import GtidSet
+from kingbus_node.binlog.mariadb import MariadbState
 from kingbus_node.config import Address, SourceSettings
 from kingbus_node.source.checks import Replica, SourceFacts, introduce
 from kingbus_node.source.connection import SourceConnection
 from kingbus_node.source.errors import Disconnected
 from kingbus_node.source.link import Wakeup
-from kingbus_node.source.resume import lacking
+from kingbus_node.source.resume import lacking, purged_behind
 
 _HEARTBEAT = 30.0  # of a dump that never begins
 
@@ -23,8 +24,7 @@ class Survey:
     """What a server would mean as source.
 
     :param lacking: GTIDs that the log holds and it does not, as text; '' for none
-    :param purged: GTIDs that it has purged and the log does not hold, as text; '' for none, or not to be known (MariaDB
-        does not tell)
+    :param purged: GTIDs that it has purged and the log does not hold, as text; '' for none, or not to be known
     """
 
     endpoint: Address
@@ -62,6 +62,8 @@ def _ask(endpoint: Address, settings: SourceSettings, replica: Replica, flavor: 
 def _purged(held: ExecutedSet, facts: SourceFacts) -> str:
     if isinstance(held, GtidSet) and isinstance(facts.purged, GtidSet):
         return str(facts.purged - held)
+    if isinstance(held, MariadbState) and isinstance(facts.purged, MariadbState):
+        return purged_behind(held, facts.purged)
     return ""
 
 

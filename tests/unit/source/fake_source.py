@@ -132,7 +132,7 @@ class FakeSource:
         if name not in values:
             _write(sock, 1, b"\xff\xa9\x04#HY000Unknown system variable '" + name.encode() + b"'")
             return
-        row = [values[name]] if lower.startswith("select") else [name, values[name]]
+        row = [name, values[name]] if lower.startswith("show variables") else [values[name]]
         _write(sock, 1, bytes([len(row)]))
         for i in range(len(row)):
             column = b"".join(_string(part) for part in (b"def", b"", b"", b"", b"c", b"c"))
@@ -150,6 +150,7 @@ class FakeSource:
             "unix_timestamp()": str(int(time.time())),
             "server_id": str(origin.server_id),
             "log_bin": "1",
+            "show binary logs": origin.files[0].name,  # of all that this tells, the first column of the first row
             "gtid_mode": "ON",
             "server_uuid": str(origin.server_uuid),
             "source_binlog_checksum": checksum,

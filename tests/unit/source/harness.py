@@ -15,7 +15,6 @@ from kingbus_node.raft.api import CommitListener, ConsensusError
 from kingbus_node.source.checks import Replica, SourceFacts
 from kingbus_node.source.errors import Disconnected, PositionGone, SourceEnd, SourceError
 from kingbus_node.source.reader import SourceReader
-from kingbus_node.source.refusals import meaning_of
 from kingbus_node.source.resume import Plan, make_plan
 from kingbus_node.store.entry import OFFSET_MASK, Entry, Flag, Kind, encode
 from kingbus_node.store.state import LogState
@@ -217,7 +216,7 @@ class Harness:
             try:
                 events.extend(origin.dump(plan.command, plan.connect_state))
             except SourceEnd as error:
-                end = meaning_of(error, by_position=plan.position is not None)
+                end = error
             data = stream(events, semi_sync=semi_sync, wanted=wanted)
             damaged = damage(data)
             link = Script(damaged, portions, end if len(damaged) == len(data) else None)

@@ -15,7 +15,9 @@ from kingbus_node.binlog.constants import Flavor
 from kingbus_node.binlog.gtid import GtidSet
 from kingbus_node.binlog.mariadb import MariadbState
 from kingbus_node.source.errors import Disconnected, Diverged, Refused
-from kingbus_node.store.entry import Flag, Kind
+from kingbus_node.source.resume import purged_behind
+from kingbus_node.source.settings import FACT_SETTINGS
+from kingbus_node.store.entry import Entry, Flag, Kind, Meta
 from kingbus_node.wire.commands import parse_binlog_dump_gtid
 
 FLAVORS = pytest.mark.parametrize("flavor", list(Flavor), ids=str)
@@ -259,12 +261,48 @@ def test_transactions_purged_at_the_source_are_named_in_the_refusal(flavor: Flav
     origin.rotate()
     origin.write(b"later")
     origin.purge(2)
+    before = harness.log.files()
     error = harness.session(origin)
     assert isinstance(error, Refused)
-    if flavor is Flavor.MYSQL:
-        assert error.missing == f"{origin.server_uuid}:4"
-    before = harness.log.files()
+    mysql = flavor is Flavor.MYSQL
+    assert error.missing == (f"{origin.server_uuid}:4" if mysql else "domain 0: after 0-1-3, up to 0-1-4")
+    assert f"missing are {error.missing}" in str(error)
     assert harness.log.files() == before
+
+
+@pytest.mark.parametrize(
+    ("ours", "purged", "missing"),
+    [
+        ("", "", ""),
+        ("0-1-10", "", ""),
+        ("0-1-10", "0-1-10", ""),
+        ("0-1-10", "0-1-9", ""),
+        ("0-1-10", "0-1-11", "domain 0: after 0-1-10, up to 0-1-11"),
+        ("", "0-1-11", "domain 0: up to 0-1-11"),
+        ("0-2-12,0-1-13", "0-2-11", ""),
+        ("0-1-12", "0-2-11", ""),  # another server's, but before ours in the domain
+        ("0-1-10,3-1-4", "0-2-14,3-1-4,7-2-9", "domain 0: after 0-1-10, up to 0-2-14; domain 7: up to 7-2-9"),
+    ],
+)
+def test_what_a_mariadb_source_has_purged_is_told_by_domain(ours: str, purged: str, missing: str) -> None:
+    assert purged_behind(MariadbState.parse(ours), MariadbState.parse(purged)) == missing
+
+
+def test_a_mariadb_source_that_lacks_our_newest_by_force_is_asked_for_what_follows_its_own_newest() -> None:
+    origin, harness = small(Flavor.MARIADB), Harness()
+    harness.session(origin)
+    second = Origin(Flavor.MARIADB, server_id=2, base="second")
+    second.write(b"one", server_id=1)
+    second.write(b"two", b"three", server_id=1)
+    second.write(b"instead of four")
+    assert isinstance(harness.session(second), Diverged)
+    harness.log.propose([Entry(Kind.STATE, meta=Meta(json={FACT_SETTINGS: {"accept_missing": "0-1-3"}}))])
+    for newest in ("0-2-3", "0-2-4"):
+        assert isinstance(harness.session(second), Disconnected)
+        assert str(harness.log.state.executed) == newest
+        taken = [event.data for event in second.files[-1].events if event.gtid in ("0-2-3", newest)]
+        assert all(event in harness.log.files()["binlog.000003"] for event in taken)
+        second.write(b"five")
 
 
 @FLAVORS
