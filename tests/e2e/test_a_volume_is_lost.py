@@ -16,7 +16,7 @@ def test_a_lost_volume_is_filled_from_the_others(running: Stage) -> None:
     with running.load():
         kubectl("delete", "pvc", claim, "-n", running.where, "--wait=false")
         kubectl("delete", "pod", lost, "-n", running.where)
-        running.wait(lambda: running.settled(3), "the node to be back")
+        running.wait_settled(3)
 
     after = running.get("pvc", claim)
     assert dig(after, "spec", "volumeName") != dig(before, "spec", "volumeName"), "it began with an empty volume"

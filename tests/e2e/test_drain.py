@@ -25,14 +25,14 @@ def test_a_node_is_drained(running: Stage, release: Release) -> None:
     leader = running.wait_settled(3)
     node = running.node_of(leader)
 
-    with running.load(), running.counting() as ready:
+    with running.load(), running.counting() as pods:
         with drained(node):
             assert all(dig(pod, "spec", "nodeName") != node for pod in running.pods())
             running.wait_settled(3)
-            running.converges()
+            running.catch_up()
         running.wait_settled(3)
 
-    assert ready.fewest >= 2, "a quorum was ready all the time"
+    assert pods.fewest >= 2, "one pod at a time"
     assert number(dig(running.get("pdb", "orders"), "status", "disruptionsAllowed")) == 1
     release.scale(2)
 

@@ -43,7 +43,7 @@ def test_a_paused_leader_comes_back(running: Stage, machine: Machine) -> None:
         try:
             running.wait(lambda: running.served() not in (None, former), "another leader to be served")
             chosen = running.served()
-            running.converges()
+            running.catch_up()
         finally:
             machine.signal(pod, signal.SIGCONT)
         running.wait_settled(3)

@@ -13,7 +13,9 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
+from typing import TypeVar
 
 import yaml
 from kube.world import changed
@@ -33,6 +35,8 @@ CHART = Path(__file__).parents[2] / "deploy" / "helm" / "kingbus"
 DOCUMENT = Path(__file__).parents[2] / "docs" / "kubernetes.md"
 SYSTEM = "kingbus-system"
 READER, PASSWORD = "reader", "reading"
+T = TypeVar("T")
+
 PATIENCE = 240.0
 """For what may take as long as a busy machine likes. What is promised in seconds is measured, not waited for."""
 
@@ -79,6 +83,7 @@ class Release:
     """The operator, as the chart installs it."""
 
     name: str = "kingbus"
+    deployment: str = "kingbus-operator"
 
     def install(self, image: str) -> None:
         repository, _, tag = image.rpartition(":")
@@ -105,13 +110,16 @@ class Release:
         lease = json.loads(kubectl("get", "lease", "kingbus-operator", "-n", SYSTEM, "-o", "json"))
         return str(dig(lease, "spec", "holderIdentity")).partition("_")[0]
 
+    def node_of(self, pod: str) -> str:
+        return kubectl("get", "pod", pod, "-n", SYSTEM, "-o", "jsonpath={.spec.nodeName}")
+
     def scale(self, replicas: int) -> None:
         """0: there is no operator until somebody scales it up again."""
-        kubectl("scale", "deployment", self.name, "-n", SYSTEM, f"--replicas={replicas}")
+        kubectl("scale", "deployment", self.deployment, "-n", SYSTEM, f"--replicas={replicas}")
         if replicas == 0:
             wait_until(lambda: not self.pods(), PATIENCE, "the operator to be gone", interval=0.3)
         else:
-            kubectl("rollout", "status", f"deployment/{self.name}", "-n", SYSTEM, "--timeout=170s")
+            kubectl("rollout", "status", f"deployment/{self.deployment}", "-n", SYSTEM, "--timeout=170s")
 
     def story(self) -> str:
         return told("logs", "-n", SYSTEM, "-l", "app.kubernetes.io/name=kingbus", "--tail=60") + told(
@@ -153,14 +161,10 @@ class Stage:
     workload: Workload = field(init=False)
     replicas: list[Server] = field(default_factory=list)
 
-    @property
-    def address(self) -> str:
-        """At which pods reach the servers of the tests."""
-        return os.environ["E2E_ADDRESS"]
-
     def open(self) -> None:
         namespace(self.where)
-        self.source = self.server()
+        self.source = self.server(port=3306)
+        self._name_source()
         self.workload = Workload(self.source).create()
         self.secret("orders-source", username=REPLICATION_USER, password=REPLICATION_PASSWORD)
         self.secret("orders-replicas", **{READER: PASSWORD})
@@ -168,17 +172,33 @@ class Stage:
     def close(self) -> None:
         delete_namespace(self.where)
 
-    def server(self) -> Server:
+    def server(self, port: int | None = None) -> Server:
         """Another server, that pods can reach."""
-        return self.pool.server("mysql-9.7", {"bind-address": "*", "replica-net-timeout": 6})
+        return self.pool.server("mysql-9.7", {"bind-address": "*", "replica-net-timeout": 6}, port)
+
+    def _name_source(self) -> None:
+        """Pods find the source as `mysql-0.mysql`, as they would find a pod of a StatefulSet `mysql`."""
+        ports = [{"name": "mysql", "port": self.source.port}]
+        metadata = {"name": "mysql", "namespace": self.where}
+        labels = {"kubernetes.io/service-name": "mysql"}
+        service = {"apiVersion": "v1", "kind": "Service", "metadata": metadata}
+        endpoints = {
+            "apiVersion": "discovery.k8s.io/v1",
+            "kind": "EndpointSlice",
+            "metadata": {**metadata, "labels": labels},
+            "addressType": "IPv4",
+            "ports": ports,
+            "endpoints": [{"addresses": [environment("E2E_ADDRESS")], "hostname": "mysql-0"}],
+        }
+        for body in ({**service, "spec": {"clusterIP": "None", "ports": ports}}, endpoints):
+            kubectl("apply", "-f", "-", text=json.dumps(body))
 
     # Manifests
 
-    def manifest(self, replicas: int = 3, source: Server | None = None) -> Json:
-        """The documented manifest, with our source in it."""
-        endpoint: Json = {"host": self.address, "port": (source or self.source).port}
-        body = changed(readme_manifest(), "spec.source.endpoints", [endpoint])
-        return changed(changed(body, "metadata.namespace", self.where), "spec.replicas", replicas)
+    def manifest(self, replicas: int | None = None) -> Json:
+        """The documented manifest, in this namespace."""
+        body = changed(readme_manifest(), "metadata.namespace", self.where)
+        return body if replicas is None else changed(body, "spec.replicas", replicas)
 
     def apply(self, body: Json) -> None:
         """As a person does."""
@@ -222,6 +242,16 @@ class Stage:
         """The pod that the leader Service selects."""
         found = dig(self.get("service", self.name), "spec", "selector", "statefulset.kubernetes.io/pod-name")
         return None if found is None else str(found)
+
+    def elected(self, term: int) -> datetime:
+        """When the leader of a term was elected, by its own log."""
+        for pod in self.pod_names():
+            for options in ([], ["--previous"]):
+                lines = told("logs", pod, "-n", self.where, *options).splitlines()
+                for line in lines:
+                    if f"leads in term {term}" in line:
+                        return datetime.fromisoformat(str(json.loads(line)["time"]).replace("Z", "+00:00"))
+        raise AssertionError(f"no pod says that it was elected in term {term}\n{self.story()}")
 
     def term(self) -> int:
         """The term of the leader that the leader Service names."""
@@ -279,25 +309,33 @@ class Stage:
 
     # Waiting
 
-    def settled(self, replicas: int) -> bool:
-        """Whether the operator says of the present spec that all is as it should be."""
+    def leader(self, replicas: int) -> str | None:
+        """The leader's pod, when the operator says of the present spec that all is as it should be."""
         body = self.cluster()
         state, generation = body.get("status"), dig(body, "metadata", "generation")
         if not isinstance(state, dict) or state.get("observedGeneration") != generation:
-            return False
+            return None
         members = state.get("members")
         roles = sorted(str(dig(member, "role")) for member in members) if isinstance(members, list) else []
-        return state.get("phase") == "Running" and roles == ["follower"] * (replicas - 1) + ["leader"]
+        if state.get("phase") != "Running" or roles != ["follower"] * (replicas - 1) + ["leader"]:
+            return None
+        leader = str(state["leader"])
+        return leader if self.served() == leader else None
 
     def wait_settled(self, replicas: int) -> str:
-        """The leader's pod."""
-        self.wait(lambda: self.settled(replicas), f"{replicas} pods to run as the spec says")
-        leader = str(self.status()["leader"])
-        self.wait(lambda: self.served() == leader, f"the leader Service to name {leader}")
-        return leader
+        """The leader's pod, which the leader Service names."""
+        return self.wait(lambda: self.leader(replicas), f"{replicas} pods to run as the spec says")
 
-    def wait(self, condition: Callable[[], bool], what: str, timeout: float = PATIENCE) -> None:
-        wait_until(condition, timeout, what, interval=0.3, found=self.story)
+    def all_ready(self, replicas: int) -> None:
+        """Waits until Kubernetes says so of every pod; without the operator too."""
+        self.wait(lambda: self.ready() == replicas, f"{replicas} ready pods")
+
+    def ready(self) -> int:
+        """How many pods are ready."""
+        return sum(_is_ready(pod) for pod in self.pods())
+
+    def wait(self, condition: Callable[[], T | None], what: str) -> T:
+        return wait_until(condition, PATIENCE, what, interval=0.3, found=self.story)
 
     # Replicas
 
@@ -310,8 +348,8 @@ class Stage:
         self.replicas.append(made)
         return made
 
-    def converges(self) -> None:
-        """Every replica gets everything, once, and holds what the source holds."""
+    def catch_up(self) -> None:
+        """Every replica gets what the source has by now; under load too."""
         self.workload.small()
         for replica in self.replicas:
             try:
@@ -319,20 +357,31 @@ class Stage:
             except Exception as error:
                 error.add_note(self.story())
                 raise
+
+    def converges(self) -> None:
+        """Every replica gets everything, once, and holds what the source holds. The source must be at rest."""
+        self.catch_up()
+        for replica in self.replicas:
             assert differences(self.source, replica) == []
             assert executed(replica) == executed(self.source), "each transaction once"
         assert sum(found.rows for found in table_sums(self.source).values()) > 0
 
     @contextmanager
     def counting(self) -> Iterator[Count]:
-        """Counts ready pods all the while."""
+        """Counts pods all the while that have not been taken away; one that was made anew counts once it was ready."""
         count = Count()
 
-        def ready() -> None:
-            held = [one for pod in self.pods() for one in _conditions(pod) if dig(one, "type") == "Ready"]
-            count.fewest = min(count.fewest, sum(dig(one, "status") == "True" for one in held))
+        # Ready by now, not ready now: on a busy machine a probe may come too late.
+        been_ready: set[str] = set()
 
-        with repeating(ready, 0.3):
+        def look() -> None:
+            pods = {str(dig(pod, "metadata", "uid")): pod for pod in self.pods()}
+            been_ready.update(uid for uid, pod in pods.items() if _is_ready(pod))
+            staying = {uid for uid, pod in pods.items() if dig(pod, "metadata", "deletionTimestamp") is None}
+            count.fewest = min(count.fewest, len(staying & been_ready))
+
+        look()
+        with repeating(look, 0.3):
             yield count
 
     @contextmanager
@@ -347,9 +396,15 @@ class Stage:
         self.converges()
 
 
+def connected(replica: Server) -> list[datetime]:
+    """When a replica reached its source, by its own log."""
+    lines = [line for line in replica.error_log.read_text().splitlines() if "connected to source" in line]
+    return [datetime.fromisoformat(line.split(" ", 1)[0].replace("Z", "+00:00")) for line in lines]
+
+
 @dataclass(slots=True)
 class Count:
-    """The smallest number of ready pods that was seen."""
+    """The smallest number of pods that was seen."""
 
     fewest: int = 99
 
@@ -392,9 +447,10 @@ def repeating(work: Callable[[], None], pause: float) -> Iterator[None]:
         raise failures[0]
 
 
-def _conditions(pod: Json) -> list[Json]:
+def _is_ready(pod: Json) -> bool:
     found = dig(pod, "status", "conditions")
-    return list(found) if isinstance(found, list) else []
+    held = found if isinstance(found, list) else []
+    return any(dig(one, "type") == "Ready" and dig(one, "status") == "True" for one in held)
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,11 +30,11 @@ class Pool:
         self._proxies: list[CuttingProxy] = []
         self._clusters = 0
 
-    def server(self, release: str, options: Options | None = None) -> Server:
-        """A running server of a release of `kingbus_node.demo.servers.RELEASES`."""
+    def server(self, release: str, options: Options | None = None, port: int | None = None) -> Server:
+        """A running server of a release of `kingbus_node.demo.servers.RELEASES`, on a free port if none is given."""
         server_id = len(self._servers) + 1
         folder = self._folder / f"{release}-{server_id}"
-        server = Server(ensure(release), folder, server_id=server_id, options=options)
+        server = Server(ensure(release), folder, server_id=server_id, port=port, options=options)
         self._servers.append(server)
         return server.start()
 

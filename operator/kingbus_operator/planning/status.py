@@ -109,7 +109,7 @@ def _conditions(desired: Desired, observed: Observed, plan: Plan, view: Quorum |
     elif not observed.pods:
         serving = _Found("Ready", False, "Pending", "there are no pods yet")
     else:
-        which = f"; not ready: {', '.join(waiting)}" if waiting else ""
+        which = f"; not ready: {', '.join(waiting)}" if waiting else "; there is no leader" if view is None else ""
         serving = _Found("Ready", False, "PodsNotReady", f"{ready} of {wanted} pods are ready{which}")
     if view is not None:
         alive = f"{len(view.alive)} of {len(view.voters)} voters are connected, {view.leader} leads in term {view.term}"
@@ -147,7 +147,8 @@ def _source(observed: Observed, view: Quorum | None) -> _Found:
         return _Found("SourceConnected", True, "Connected", f"reading from {at}")
     if secret is not None:
         return _Found("SourceConnected", False, secret.reason, secret.message)
-    return _Found("SourceConnected", False, source.state.capitalize(), source.error or f"{at}: {source.state}")
+    says = f"the leader does not read from {at} yet" if source.state == "stopped" else f"{at}: {source.state}"
+    return _Found("SourceConnected", False, source.state.capitalize(), source.error or says)
 
 
 def _problems(observed: Observed, plan: Plan, view: Quorum | None) -> Sequence[Problem]:

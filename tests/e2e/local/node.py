@@ -100,21 +100,17 @@ class Node:
             "INIT": str(Path(__file__).with_name("init.py")),
         }
         command = ["unshare", "--mount", "--net", "--pid", "--fork", "--kill-child", "--propagation", "private"]
-        with (self.folder / "init.log").open("wb") as log:
-            holder = subprocess.Popen(
-                [*command, "sh", "-ec", _ENTER],
-                stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, start_new_session=True,
-            )  # fmt: skip
+        holder = _spawn([*command, "sh", "-ec", _ENTER], self.folder / "init.log", environment)
 
         def entered() -> bool:
-            if holder.poll() is not None:
-                raise NodeFailed(f"{self.name}: {(self.folder / 'init.log').read_text()}")
+            if _ended(holder):
+                raise NodeFailed(f"{self.name}: {self.log('init')}")
             return (self.folder / "entered").exists()
 
         wait_until(entered, 30, f"the namespaces of {self.name}")
-        first = _children(holder.pid)[0]
+        first = _children(holder)[0]
         network = Path(f"/proc/{first}/ns/net").stat().st_ino
-        state = {"holder": holder.pid, "since": _since(holder.pid), "first": first, "network": network}
+        state = {"holder": holder, "since": _since(holder), "first": first, "network": network}
         (self.folder / "state.json").write_text(json.dumps(state))
 
     @property
@@ -162,6 +158,10 @@ class Node:
                 _delegate(made)
                 made = made / part
                 made.mkdir(exist_ok=True)
+                # A busy machine shall see in it the dozens of processes that it is, not one.
+                for file, value in (("cpu.shares", "10240"), ("cpu.weight", "1000")):
+                    if (made / file).exists():
+                        (made / file).write_text(value)
                 for file in ("cpuset.cpus", "cpuset.mems"):  # version 1 starts with none
                     if (made / file).exists() and not (made / file).read_text().strip():
                         (made / file).write_text((made.parent / file).read_text())
@@ -200,16 +200,12 @@ class Node:
     def start(self, name: str, *command: str | Path) -> None:
         """Starts a program of the node, which runs until the node ends or `end` is called."""
         pid_file = self.folder / f"{name}.pid"
-        with (self.folder / f"{name}.log").open("ab") as log:
-            entered = subprocess.Popen(
-                self.command(*command), stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                env=self.environment(), cwd="/", start_new_session=True,
-            )  # fmt: skip
+        entered = _spawn(self.command(*command), self.folder / f"{name}.log", self.environment())
 
         def forked() -> int:
-            if entered.poll() is not None:
-                raise NodeFailed(f"{self.name}: {name} ended with {entered.returncode}: {self.log(name)}")
-            return next(iter(_children(entered.pid)), 0)
+            if _ended(entered):
+                raise NodeFailed(f"{self.name}: {name} ended: {self.log(name)}")
+            return next(iter(_children(entered)), 0)
 
         pid = wait_until(forked, 30, f"{name} to start")
         pid_file.write_text(json.dumps({"pid": pid, "since": _since(pid)}))
@@ -365,6 +361,24 @@ def _delegate(cgroup: Path) -> None:
     control = cgroup / "cgroup.subtree_control"
     if control.exists():
         control.write_text(" ".join(f"+{name}" for name in (cgroup / "cgroup.controllers").read_text().split()))
+
+
+def _spawn(command: list[str], log: Path, environment: Mapping[str, str]) -> int:
+    """Starts a program that outlives this one; its process."""
+    program = shutil.which(command[0])
+    if program is None:
+        raise NodeFailed(f"expected {command[0]} on PATH (Debian: util-linux)")
+    with log.open("ab") as output:
+        actions = [
+            (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
+            (os.POSIX_SPAWN_DUP2, output.fileno(), 1),
+            (os.POSIX_SPAWN_DUP2, output.fileno(), 2),
+        ]
+        return os.posix_spawn(program, command, environment, file_actions=actions, setsid=True)
+
+
+def _ended(child: int) -> bool:
+    return os.waitpid(child, os.WNOHANG)[0] != 0
 
 
 def _children(pid: int) -> list[int]:

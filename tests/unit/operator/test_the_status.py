@@ -115,6 +115,24 @@ def test_a_source_that_lacks_transactions_is_told_with_them() -> None:
     assert condition(found, "Degraded")["reason"] == "SourceRefused"
 
 
+def test_ready_pods_without_a_leader_are_said_to_lack_one() -> None:
+    world = settled()
+
+    def leaderless(pod: PodView) -> PodView:
+        return replace(pod, node=replace(pod.node, role="follower")) if isinstance(pod.node, NodeView) else pod
+
+    seen = world.observed()
+    found = told(world, replace(seen, pods=[leaderless(pod) for pod in seen.pods]))
+
+    assert condition(found, "Ready")["message"] == "3 of 3 pods are ready; there is no leader"
+
+
+def test_a_new_leader_is_said_to_begin_with_its_source() -> None:
+    world = settled()
+    found = told(world, with_source(world, SourceView(state="stopped", endpoint="mysql-0.mysql:3306")))
+    assert condition(found, "SourceConnected")["message"] == "the leader does not read from mysql-0.mysql:3306 yet"
+
+
 def test_a_secret_that_is_missing_explains_why_there_is_no_source() -> None:
     world = settled()
     problem = SecretProblem("SourceCredentialsKeyMissing", "Secret orders-source has no key password")
