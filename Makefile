@@ -109,6 +109,10 @@ chaos: venv servers ## random kills, hangs and stops of a real cluster under loa
 test-kills: venv servers ## rounds of kills, stops and partitions of a real cluster, all compared after each (root only; ARGS="--rounds 20")
 	PYTHONPATH=tests $(PY) -m servers.kills $(ARGS)
 
+.PHONY: test-big
+test-big: venv servers ## transactions of 1 GiB through a cluster, and the memory that they take (12 GB of disk)
+	$(PY) -m pytest -s tests/integration/check_big_transactions.py --timeout=3600 $(ARGS)
+
 .PHONY: soak
 soak: venv ## the simulator, for as long as one likes: make soak SEEDS=100000 (ARGS="--first 5000 --jobs 2")
 	$(PY) -m tests.simulation --seeds $(SEEDS) $(ARGS)
@@ -128,6 +132,10 @@ bench-raft: venv servers ## consensus of three nodes and catching up with a real
 .PHONY: bench-failover
 bench-failover: venv servers ## how long a replica waits when the leader is killed, or hands over (ARGS="--rounds 20")
 	$(PY) -m bench.failover $(ARGS)
+
+.PHONY: bench-heartbeats
+bench-heartbeats: venv servers ## whether hundreds of readers move the leader's heartbeats (ARGS="--readers 500")
+	PYTHONPATH=tests $(PY) -m servers.heartbeats $(ARGS)
 
 .PHONY: bench-sites
 bench-sites: venv servers ## a cluster of three sites far apart, beside plain TCP over the same lines (root only; ARGS="--megabytes 100")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import os
 import queue
 import socket
@@ -190,6 +191,7 @@ def main() -> None:
     parser.add_argument("--node", type=int, required=True)
     parser.add_argument("--ports", type=int, nargs="*", required=True)
     given = parser.parse_args()
+    logging.getLogger("kingbus_node.raft").setLevel(logging.ERROR)  # that others do not listen yet is no news here
     run_node(given.directory, given.node, given.ports)
 
 

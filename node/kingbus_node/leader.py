@@ -4,11 +4,12 @@ A *reign* is one leadership of this node, from the commit of its first entry (so
 known here) to its loss. The rules:
 
 1. When it begins, a transaction that the leader before left open is cancelled, what the cluster has to know of itself
-   is proposed once, and a reader of its own begins where the committed log ends.
+   is proposed once, and a reader of its own begins where the committed log ends. Simulation: ``leave-open``, seed 3;
+   ``read-at-once``, seed 3.
 2. When it ends, it is revoked at once, in Raft's own thread: nothing that its reader proposes is taken any more, not
    even if this node leads again a moment later (entries that were lost in between would leave a hole), and no commit
    is told to it (an index that it had proposed may be filled by another leader), so it acknowledges nothing that is not
-   committed. Its thread is stopped a moment later.
+   committed. Its thread is stopped a moment later. Simulation: ``read-on``, seed 10.
 3. A reader is never used for a second reign: what it believed to be held is forgotten with it.
 4. What goes wrong in a reign is tried again, more and more slowly, as long as the reign lasts. It never ends the node.
 """

@@ -9,6 +9,7 @@ import logging
 import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 
 from .checks import ViolationError
 from .mutations import MUTATIONS
@@ -16,14 +17,29 @@ from .story import Story
 from .world import Rules
 
 
-def play(seed: int, mutation: str | None = None) -> tuple[int, str | None, list[str], int]:
-    """Runs one seed; returns it, the violation if there was one, the schedule, and how many entries were committed."""
+@dataclass(frozen=True, slots=True)
+class Played:
+    """How a seed ended: the violation and the schedule, if there was one, and how much was committed."""
+
+    seed: int
+    violation: str | None
+    schedule: list[str]
+    entries: int
+    transactions: int
+    cancelled: int
+
+
+def play(seed: int, mutation: str | None = None) -> Played:
+    """Runs one seed."""
     story = Story(seed, MUTATIONS[mutation].rules if mutation else Rules())
+    found = None
     try:
         story.run()
     except ViolationError as violation:
-        return seed, str(violation), story.world.schedule, story.world.ledger.length
-    return seed, None, [], story.world.ledger.length
+        found = str(violation)
+    ledger = story.world.ledger
+    schedule = story.world.schedule if found is not None else []
+    return Played(seed, found, schedule, ledger.length, ledger.transactions.done, ledger.transactions.cancelled)
 
 
 def main() -> int:
@@ -44,26 +60,33 @@ def main() -> int:
     logging.disable(logging.CRITICAL)
     began = time.monotonic()
     seeds = range(arguments.first, arguments.first + arguments.seeds)
-    failed = done = committed = 0
+    failed = done = committed = transactions = cancelled = 0
+
+    def told() -> str:
+        seconds = time.monotonic() - began
+        return (
+            f"{done} seeds, {committed} entries committed, {transactions} transactions of a source, {cancelled} cut, "
+            f"{failed} failed, {seconds:.0f} s"
+        )
+
     with ProcessPoolExecutor(arguments.jobs) as pool:
-        for seed, violation, schedule, length in pool.map(play, seeds, [arguments.without] * len(seeds), chunksize=4):
+        for played in pool.map(play, seeds, [arguments.without] * len(seeds), chunksize=4):
             done += 1
-            committed += length
-            if violation is not None:
+            committed += played.entries
+            transactions += played.transactions
+            cancelled += played.cancelled
+            if played.violation is not None:
                 failed += 1
-                print(f"seed {seed}: {violation}")
+                print(f"seed {played.seed}: {played.violation}")
                 if not arguments.without:
-                    print("\n".join(schedule))
-                    print(f"replay it with: python -m tests.simulation --seed {seed}", flush=True)
+                    print("\n".join(played.schedule))
+                    print(f"replay it with: python -m tests.simulation --seed {played.seed}", flush=True)
                 if arguments.stop:
                     pool.shutdown(cancel_futures=True)
                     break
             if done % 500 == 0:
-                print(
-                    f"{done} seeds, {committed} entries committed, {failed} failed, {time.monotonic() - began:.0f} s",
-                    flush=True,
-                )
-    print(f"{done} seeds, {committed} entries committed, {failed} failed, {time.monotonic() - began:.0f} s")
+                print(told(), flush=True)
+    print(told())
     return 1 if failed else 0
 
 

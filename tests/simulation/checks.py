@@ -5,6 +5,7 @@ committed.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import copy
 from typing import Protocol
 
 from kingbus_node.raft.core import Raft
@@ -13,6 +14,7 @@ from kingbus_node.raft.messages import Entry, Kind
 from kingbus_node.raft.storage import Snapshot
 
 from .disk import Disk, bytes_of, fold
+from .source import Transactions
 
 MAX_ENTRY = 300
 """More bytes than any entry in the simulation has."""
@@ -44,11 +46,21 @@ class Ledger:
         self._states: list[int] = [0]
         self._written: dict[tuple[int, int], tuple[int, bytes]] = {}
         self._places: dict[bytes, int] = {}
+        self._transactions = [Transactions()]
 
     @property
     def length(self) -> int:
         """The highest index that was ever committed."""
         return len(self.committed)
+
+    @property
+    def transactions(self) -> Transactions:
+        """What all that was ever committed adds up to."""
+        return self._transactions[-1]
+
+    def transactions_at(self, index: int) -> Transactions:
+        """The same, as it was at an entry."""
+        return self._transactions[index]
 
     # Told by disks
 
@@ -149,5 +161,9 @@ class Ledger:
         data = bytes_of(entry)
         if entry.kind is Kind.DATA and self._places.setdefault(data, index) != index:
             raise ViolationError(f"exactly once: {data!r} is committed at {self._places[data]} and at {index}")
+        sum_ = copy(self.transactions)
+        if entry.kind is Kind.DATA and (wrong := sum_.add(data)) is not None:
+            raise ViolationError(wrong)
+        self._transactions.append(sum_)
         self.committed.append((entry.term, data))
         self._states.append(fold(self._states[-1], entry))

@@ -18,6 +18,7 @@ from kingbus_node.raft.progress import Mode, Progress
 from kingbus_node.raft.storage import HardState
 
 from .disk import Disk
+from .source import Reader
 from .world import Rules
 
 
@@ -238,6 +239,33 @@ class NobodyForgets(Formation):
             self._form(())
 
 
+class LeaveOpen(Reader):
+    """A leader does not cancel what an earlier one left open."""
+
+    def _cancel(self) -> bool:
+        return True
+
+
+class ReadAtOnce(Reader):
+    """A leader reads from the source before all that was ever committed is known to it."""
+
+    def _may_begin(self) -> bool:
+        return True
+
+
+class ReadOn(Reader):
+    """A reader goes on when its node has lost its leadership and leads again."""
+
+    def look(self) -> None:
+        if not self.node.raft.is_leader and self.node.alive and self.source.running:
+            self.source.world.after(0.01, self.look)
+        else:
+            super().look()
+
+    def _over(self) -> bool:
+        return not self.node.raft.is_leader
+
+
 class AskToTakeOver(Raft):
     """A node that the leader hands over to asks for pre-votes, which nobody grants while the leader is there."""
 
@@ -264,6 +292,7 @@ SAFETY = (
     "quorum before visibility",
     "committed entry",
     "exactly once",
+    "half transactions",
     "durability",
     "configuration",
     "crash: DivergedError",
@@ -297,5 +326,8 @@ MUTATIONS: dict[str, Mutation] = {
     "nobody-forgets": Mutation(
         Rules(raft_class=type("Forgetful", (Raft,), {"formation_class": NobodyForgets})), 1, SAFETY
     ),
+    "leave-open": Mutation(Rules(reader_class=LeaveOpen), 3, SAFETY),
+    "read-at-once": Mutation(Rules(reader_class=ReadAtOnce), 3, SAFETY),
+    "read-on": Mutation(Rules(reader_class=ReadOn), 10, SAFETY),
     "ask-to-take-over": Mutation(_raft(AskToTakeOver), 0, ("liveness",)),
 }

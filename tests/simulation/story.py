@@ -16,6 +16,7 @@ from kingbus_node.raft.settings import Settings
 
 from .checks import ViolationError
 from .network import Profile
+from .source import Source
 from .world import DiskProfile, Node, Rules, World
 
 TROUBLE_SECONDS = 25.0
@@ -52,7 +53,8 @@ class Story:
         self._removed: set[str] = set()
         self._faults = self._choose_faults()
         self._hunted = dice.random() < 0.4
-        self.world.on_leader = self._hunt
+        self.world.on_leader = self._led
+        self.source = Source(self.world, pace=0.05) if seed % 7 in (3, 5) else None
 
     def run(self) -> None:
         """Trouble, repair, drills."""
@@ -66,6 +68,8 @@ class Story:
             self._faults = []
             self._hunted = False
             self.load = 0
+            if self.source is not None:
+                self.source.running = False
             self._fast()
             world.heal()
             world.settle()
@@ -116,6 +120,11 @@ class Story:
             return
         self.dice.choice(self._faults)()
         self.world.after(self.dice.expovariate(1 / self.calm), self._trouble)
+
+    def _led(self, leader: Node) -> None:
+        if self.source is not None:
+            self.source.read(leader)
+        self._hunt(leader)
 
     def _hunt(self, leader: Node) -> None:
         """In some seeds, new leaders are struck while they take over: that is when Raft is at its most delicate."""

@@ -23,14 +23,21 @@ ROOT = Path(__file__).parents[2]
 def test_no_promise_is_broken_in_five_hundred_seeds() -> None:
     with ProcessPoolExecutor(min(2, os.cpu_count() or 1)) as pool:
         results = list(pool.map(play, range(SEEDS), chunksize=5))
-    failed = [(seed, violation, schedule) for seed, violation, schedule, _ in results if violation is not None]
+    failed = [played for played in results if played.violation is not None]
     report = [
         line
-        for seed, violation, schedule in failed[:3]
-        for line in (f"seed {seed}: {violation}", *schedule, f"replay: python -m tests.simulation --seed {seed}")
+        for one in failed[:3]
+        for line in (
+            f"seed {one.seed}: {one.violation}",
+            *one.schedule,
+            f"replay: python -m tests.simulation --seed {one.seed}",
+        )
     ]
     assert not failed, "\n".join([f"{len(failed)} of {SEEDS} seeds fail", *report])
-    assert sum(length for *_, length in results) > 50 * SEEDS, "hardly anything was committed: the stories test nothing"
+    hardly = "hardly anything was committed: the stories test nothing"
+    assert sum(played.entries for played in results) > 50 * SEEDS, hardly
+    assert sum(played.transactions for played in results) > 10 * SEEDS, hardly
+    assert sum(played.cancelled for played in results) > SEEDS, "hardly a transaction was cut"
 
 
 @pytest.mark.parametrize("name", PLOTS)

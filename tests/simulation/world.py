@@ -21,6 +21,7 @@ from kingbus_node.raft.settings import Settings
 from .checks import Ledger, ViolationError
 from .disk import Disk, Text
 from .network import Network, Profile
+from .source import Reader
 
 MAX_STEPS = 100_000
 """Several times what any seed needs."""
@@ -31,10 +32,12 @@ class Rules:
     """The code under test. A mutation puts another class in the place of one of these.
 
     :param disk_class: the disks, which a mutation may make forget more than they should
+    :param reader_class: the model of what a leader does with the source
     """
 
     raft_class: type[Raft] = Raft
     disk_class: type[Disk] = Disk
+    reader_class: type[Reader] = Reader
 
 
 @dataclass(slots=True)
@@ -352,6 +355,10 @@ class World:
         return self.act(
             node, lambda: node.raft.propose([Text(b"p%d " % self.proposed + b"x" * size)], self.clock(node))
         )
+
+    def propose_bytes(self, node: Node, data: bytes) -> int | None:
+        """As ``propose``, of an entry that holds `data`."""
+        return self.act(node, lambda: node.raft.propose([Text(data)], self.clock(node)))
 
     def act(self, node: Node, call: Callable[[], int | str]) -> int | None:
         """Has a node do something that it may refuse; returns an index, if that is what the call returned."""
