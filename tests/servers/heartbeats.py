@@ -2,9 +2,8 @@
 
 A real node leads, and a second member, which does nothing else, notes when the leader's heartbeats come. How much later
 than one heartbeat interval each came after the one before is measured with no reader; with hundreds that are connected,
-and one that has stopped reading; and while all but that one read a long log as fast as they can. The last row serves
-readers from threads of the core process itself, for comparison: what the design avoids (docs/architecture.md, "Threads
-and processes").
+and one that has stopped reading; and while all but that one read a long log as fast as they can. Beside it stands the
+processor time that the core and the serve processes took meanwhile.
 """
 
 from __future__ import annotations
@@ -19,12 +18,10 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-
-import numpy as np
 
 from kingbus_node.binlog.gtid import GtidSet
 from kingbus_node.config import Address
@@ -36,9 +33,9 @@ from kingbus_node.raft.cluster import Cluster
 from kingbus_node.raft.messages import Message
 from kingbus_node.raft.options import ClusterOptions
 from kingbus_node.store.log import Log
-from kingbus_node.store.reader import LogReader
 from servers.chain import Chain
 from servers.fixtures import Pool
+from servers.processes import children, processor_seconds
 from servers.raw import gtid_command
 from servers.workload import Workload
 
@@ -133,17 +130,22 @@ class Stage:
         except OSError:
             return False
 
+    def processor_seconds(self) -> tuple[float, float]:
+        """What the core has taken of a processor so far, and what the serve processes have."""
+        pid = self.node.pid
+        return processor_seconds(pid), sum(processor_seconds(child) for child in children(pid))
+
     def close(self) -> None:
         self.observer.close()
         self.node.kill()
 
 
 @contextmanager
-def readers(port: int, count: int, *, greedy: bool, plain: bool = False) -> Iterator[None]:
+def readers(port: int, count: int, *, greedy: bool) -> Iterator[None]:
     """A process with so many readers, and one more that has stopped reading. `greedy`: they read all of the log, over
-    and over; else they wait for what comes. `plain`: without a protocol, as `serve_in_core` serves.
+    and over; else they wait for what comes.
     """
-    flags = ["--greedy"] * greedy + ["--plain"] * plain
+    flags = ["--greedy"] * greedy
     command = [sys.executable, "-m", "servers.heartbeats", "--read", str(port), str(count), *flags]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=_TESTS) as process:
         assert process.stdin is not None
@@ -160,13 +162,12 @@ def readers(port: int, count: int, *, greedy: bool, plain: bool = False) -> Iter
 _TESTS = Path(__file__).parents[1]
 
 
-def _read(port: int, count: int, *, greedy: bool, plain: bool) -> None:
+def _read(port: int, count: int, *, greedy: bool) -> None:
     """The process of `readers`."""
-    begin = _begin_plain if plain else _begin_dump
-    stuck = begin(port, greedy=True)
+    stuck = _begin_dump(port, greedy=True)
     with selectors.DefaultSelector() as selector:
         for _ in range(count):
-            selector.register(begin(port, greedy=greedy), selectors.EVENT_READ)
+            selector.register(_begin_dump(port, greedy=greedy), selectors.EVENT_READ)
         selector.register(sys.stdin, selectors.EVENT_READ)
         print("reading", flush=True)
         buffer = bytearray(_READ)
@@ -181,16 +182,10 @@ def _read(port: int, count: int, *, greedy: bool, plain: bool) -> None:
                     selector.unregister(connection)
                     connection.close()
                     if greedy:
-                        selector.register(begin(port, greedy=True), selectors.EVENT_READ)
+                        selector.register(_begin_dump(port, greedy=True), selectors.EVENT_READ)
 
 
 _kept: list[object] = []  # connections live as long as this process
-
-
-def _begin_plain(port: int, *, greedy: bool) -> socket.socket:
-    connection = socket.create_connection(("127.0.0.1", port))
-    connection.sendall(b"1" if greedy else b"0")
-    return connection
 
 
 def _begin_dump(port: int, *, greedy: bool) -> socket.socket:
@@ -210,84 +205,18 @@ def _begin_dump(port: int, *, greedy: bool) -> socket.socket:
     return sock
 
 
-@contextmanager
-def served_in_core(stage: Stage) -> Iterator[int]:
-    """In the place of the node, a process on its log whose threads serve; gives the port."""
-    stage.node.kill()
-    port = ReservedPort()
-    command = [sys.executable, "-m", "servers.heartbeats", "--serve-in-core", str(stage.node.data / "log")]
-    command += [str(port.number), *stage.node.peers]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=_TESTS) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        try:
-            if process.stdout.readline() != "leading\n":
-                raise RuntimeError(f"the core could not begin: {process.wait(30)}")
-            yield port.number
-        finally:
-            process.stdin.close()
-            process.wait(60)
-
-
-def _serve_in_core(directory: Path, port: int, peers: Sequence[str]) -> None:
-    """The process of `served_in_core`: a consensus, and a thread for each reader, as in a worker."""
-    sys.setswitchinterval(0.0005)  # as a node does
-    log = Log.open(directory)
-    address = peers[0]
-    options = ClusterOptions(
-        listen=Address("127.0.0.1", int(address.rpartition(":")[2])),
-        address=address,
-        founders=tuple(peers),
-        priority=10,
-        election_timeout=ELECTION_TIMEOUT,
-        min_free_bytes=0,
-    )
-    cluster = Cluster(log, "node-1", options)
-    wait_until(lambda: cluster.is_leader, _PATIENCE, "this node to lead")
-    reader = LogReader(directory)
-
-    def serve(connection: socket.socket) -> None:
-        with connection, suppress(OSError):  # who read has gone
-            if connection.recv(1) != b"1":
-                connection.recv(1)  # until it is closed
-                return
-            with closing(reader.cursor(log.first_index)) as cursor:
-                while (block := cursor.read(_READ)) is not None:
-                    np.frombuffer(block.data, np.uint8)[3 + block.packets] = 0  # sequence numbers, as a worker does
-                    connection.sendall(block.data)
-
-    with socket.create_server(("127.0.0.1", port), backlog=1000) as listener:
-
-        def accept() -> None:
-            while True:
-                connection, _ = listener.accept()
-                threading.Thread(target=serve, args=(connection,), daemon=True).start()
-
-        threading.Thread(target=accept, daemon=True).start()
-        print("leading", flush=True)
-        sys.stdin.read()
-        cluster.close()
-        log.close()
-
-
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--readers", type=int, default=500)
     parser.add_argument("--seconds", type=float, default=20.0)
     parser.add_argument("--megabytes", type=int, default=64)
-    for hidden, count in (("--read", 2), ("--serve-in-core", 4)):
-        parser.add_argument(hidden, nargs=count, help=argparse.SUPPRESS)
-    for flag in ("--greedy", "--plain"):
-        parser.add_argument(flag, action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--read", nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--greedy", action="store_true", help=argparse.SUPPRESS)
     chosen = parser.parse_args()
     logging.getLogger("kingbus_node.raft").setLevel(logging.ERROR)  # that the other does not listen yet is no news here
     if chosen.read:
-        _read(int(chosen.read[0]), int(chosen.read[1]), greedy=chosen.greedy, plain=chosen.plain)
-        return
-    if chosen.serve_in_core:
-        directory, port, *peers = chosen.serve_in_core
-        _serve_in_core(Path(directory), int(port), peers)
+        _read(int(chosen.read[0]), int(chosen.read[1]), greedy=chosen.greedy)
         return
     with tempfile.TemporaryDirectory(prefix="kingbus-heartbeats-") as folder:
         pool = Pool(Path(folder))
@@ -304,18 +233,16 @@ def _compare(stage: Stage, count: int, seconds: float) -> None:
     print(f"heartbeats every {interval * 1000:.0f} ms, how much later than that they come")
 
     def row(what: str) -> None:
-        print(f"{what:<56} {stage.observer.measure(seconds)}", flush=True)
+        before = stage.processor_seconds()
+        late = stage.observer.measure(seconds)
+        core, serving = (now - then for now, then in zip(stage.processor_seconds(), before, strict=True))
+        print(f"{what:<50} {late}; core {core:.1f} s, serve processes {serving:.1f} s", flush=True)
 
     row("no reader")
     with readers(stage.node.port, count, greedy=False):
         row(f"{count} readers that wait, one stuck")
     with readers(stage.node.port, count, greedy=True):
         row(f"{count} readers that read all the time, one stuck")
-    with served_in_core(stage) as port:
-        wait_until(lambda: stage.observer.cluster.leader == "node-1", _PATIENCE, "the core to lead")
-        row("no reader, served by the core process")
-        with readers(port, count, greedy=True, plain=True):
-            row(f"{count} readers that read all the time, served by the core process")
 
 
 if __name__ == "__main__":

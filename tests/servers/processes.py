@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from kingbus_node.demo.node_process import NodeProcess
@@ -26,3 +27,9 @@ def children(pid: int) -> list[int]:
     """The processes that any thread of `pid` has started, as far as they run."""
     lists = Path(f"/proc/{pid}/task").glob("*/children")
     return sorted(int(child) for children in lists for child in children.read_text().split())
+
+
+def processor_seconds(pid: int) -> float:
+    """What a process has taken of a processor so far."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
