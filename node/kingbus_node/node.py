@@ -44,6 +44,7 @@ from kingbus_node.serve.settings import ServeOptions
 from kingbus_node.serve.supervisor import Supervisor
 from kingbus_node.serve.tls import TlsError
 from kingbus_node.serve.users import UsersError
+from kingbus_node.serve.view import PurgeOutcome
 from kingbus_node.store.errors import StoreError
 from kingbus_node.store.log import Log
 from kingbus_node.store.reader import LogReader
@@ -316,9 +317,10 @@ class Node:
         """The oldest entries that the replicas of this node still need."""
         return [report.index for report in self._supervisor.replicas()]
 
-    def _purge(self, to_file: str | None, before: float | None) -> None:
+    def _purge(self, to_file: str | None, before: float | None) -> PurgeOutcome | None:
         """PURGE BINARY LOGS, wherever the leader is."""
-        self._purges.purge(to_file, before)
+        done = self._purges.purge(to_file, before)
+        return None if done is None else PurgeOutcome(done.oldest_file, done.files, done.held, done.readers)
 
     def _source_status(self) -> dict[str, str | int | None]:
         """SHOW REPLICA STATUS. How it stands with the source only the leader knows."""

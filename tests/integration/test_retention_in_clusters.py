@@ -79,6 +79,9 @@ def test_a_purge_on_a_follower_is_done_by_the_leader_and_seen_where_it_was_asked
     assert next(LogReader(follower.directory).files()).name == "binlog.000003"
     story.replicas[other.name] = [story.start_of(5)]
     assert purges[follower.name].purge("binlog.000008", None) == Purged("binlog.000005", 2, 3)
+    kept = purges[follower.name].purge("binlog.000008", None)
+    assert kept == Purged("binlog.000005", 0, 3)
+    assert kept.readers == 1
     story.replicas[other.name] = []
     assert purges[follower.name].purge(None, 1.0) is None
     with pytest.raises(UnknownLogError, match=r"there is no binlog binlog\.000001"):

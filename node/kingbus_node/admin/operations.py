@@ -239,7 +239,7 @@ class Operations:
         state = self._log.state
         return Purged(
             files=0 if done is None else done.files,
-            oldest=None if done is None else done.oldest_file,
+            oldest=None if done is None or not done.files else done.oldest_file,
             purged="" if state.purged is None else str(state.purged),
             held=0 if done is None else done.held,
         )

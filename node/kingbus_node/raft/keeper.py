@@ -19,7 +19,7 @@ from kingbus_node.raft.api import ConsensusError
 from kingbus_node.store.entry import Entry
 from kingbus_node.store.errors import StoreError
 from kingbus_node.store.log import Log
-from kingbus_node.store.purging import Order, Purger
+from kingbus_node.store.purging import Held, Order, Purger
 from kingbus_node.store.retention import NOTHING, Decision, RetentionPolicy, decide
 from kingbus_node.store.space import DiskSpace
 
@@ -57,13 +57,15 @@ class PurgeUnfinishedError(ConsensusError):
 class Purged:
     """What a purge did. oldest_file: the first that is left. files: how many went. held: how many a replica kept.
 
-    index: the entry of the log that did it.
+    readers: how many replicas need the first of those, as far as that is known. index: the entry of the log that did
+    it, 0 when nothing went.
     """
 
     oldest_file: str
     files: int
     held: int
     index: int = field(default=0, compare=False)
+    readers: int = field(default=0, compare=False)
 
 
 @dataclass(slots=True)
@@ -178,11 +180,13 @@ class RetentionKeeper:
         with self._one_at_a_time:
             return self._asked_for(self._purger.before(timestamp, self._floors()))
 
-    def _asked_for(self, order: Order | None) -> Purged | None:
+    def _asked_for(self, order: Order | Held | None) -> Purged | None:
         if order is None:
             return None
+        if isinstance(order, Held):
+            return Purged(order.oldest.name, 0, order.held, readers=order.readers)
         index = self._carry_out(order, "as it was asked for")
-        return Purged(order.oldest.name, order.files, order.held, index)
+        return Purged(order.oldest.name, order.files, order.held, index, order.readers)
 
     def _carry_out(self, order: Order, why: str) -> int:
         """The index of its entry, once that is committed."""

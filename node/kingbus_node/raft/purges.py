@@ -93,15 +93,16 @@ class ClusterPurges:
             return {"error": "unfinished", "text": str(error)}
         except (ConsensusError, StoreError, OSError) as error:
             return {"error": "other", "text": str(error)}
-        return {"done": None if done is None else [done.oldest_file, done.files, done.held, done.index]}
+        return {"done": None if done is None else [done.oldest_file, done.files, done.held, done.index, done.readers]}
 
 
 def _read(answer: object) -> Purged | None:
     match answer:
         case {"done": None}:
             return None
-        case {"done": [str(oldest), int(files), int(held), int(index)]}:
-            return Purged(oldest, files, held, index)
+        case {"done": [str(oldest), int(files), int(held), int(index), *more]}:
+            readers = more[0] if more and isinstance(more[0], int) else 0  # other versions may say less, or more
+            return Purged(oldest, files, held, index, readers)
         case {"error": "unknown", "text": str(text)}:
             raise UnknownLogError(text)
         case {"error": "unfinished", "text": str(text)}:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Final
 
@@ -88,7 +88,7 @@ class SqlSession:
         self._view = view
         self._neighbours = neighbours
         self._started = time.time()
-        self._problem: MySQLError | None = None
+        self._left: _Left | None = None
 
     @property
     def autocommit(self) -> bool:
@@ -99,7 +99,7 @@ class SqlSession:
         """COM_RESET_CONNECTION: forget all that statements have set."""
         self.variables.reset()
         self.facts.user_variables.clear()
-        self._problem = None
+        self._left = None
 
     def execute(self, statement: bytes) -> Answer:
         """Answer one statement. Raises `MySQLError`; the connection goes on after it."""
@@ -111,10 +111,10 @@ class SqlSession:
             if isinstance(parsed, ShowWarnings):
                 return self._show_warnings(parsed)
             if not (isinstance(parsed, Select) and (view.mariadb or all(map(_counts_problems, parsed.items)))):
-                self._problem = None  # MariaDB keeps it while no table is read
+                self._left = None  # MariaDB keeps it while no table is read
             return self._answer(parsed)
         except MySQLError as problem:
-            self._problem = problem
+            self._left = _Left("Error", problem.code, problem.message)
             raise
 
     def _answer(self, parsed: object) -> Answer:
@@ -138,8 +138,7 @@ class SqlSession:
                 self.database = parsed.database
                 return Ok()
             case PurgeLogs():
-                self._purge(parsed)
-                return Ok()
+                return self._purge(parsed)
             case Nothing():
                 return Ok()
             case _:
@@ -157,14 +156,22 @@ class SqlSession:
     def _check_privilege(self, what: str) -> None:
         check(self.facts.privileges, what, mariadb=self._view.mariadb)
 
-    def _purge(self, order: PurgeLogs) -> None:
+    def _purge(self, order: PurgeLogs) -> Ok:
         self._check_privilege("PURGE")
         before: float | None = None
         if order.before is not None:
             before = moment(self._evaluate(order.before), order.interval)
             if before is None:
                 raise error(ErrorCode.WRONG_ARGUMENTS, "Incorrect arguments to PURGE LOGS BEFORE")
-        self._neighbours.purge(order.to_file, before)
+        done = self._neighbours.purge(order.to_file, before)
+        if done is None or not done.held or self._view.mariadb:  # MariaDB keeps what is read without a word (captured)
+            return Ok()
+        message = (
+            f"file ./{done.oldest} was not purged because it was being read by {max(1, done.readers)} thread(s), "
+            f"purged only {done.purged} out of {done.purged + done.held} files."
+        )
+        self._left = _Left("Warning", ErrorCode.WARN_PURGE_LOG_IN_USE, message)
+        return Ok(warnings=1)
 
     # -- SELECT
 
@@ -186,7 +193,7 @@ class SqlSession:
                     empty = ColumnType.LONG_BLOB
                 return _user_column(label, known.get(expression.name), empty)
             case SystemVariable() if expression.name.lower() in _COUNTS:
-                count = b"0" if self._problem is None else b"1"
+                count = b"%d" % self._left_behind(errors_only=expression.name.lower() == "error_count")
                 return replace(integer_column("", nullable=True), name=label), count
             case SystemVariable():
                 return _variable_column(label, self.variables.read(expression.name, expression.scope))
@@ -498,13 +505,28 @@ class SqlSession:
         return ResultSet(columns, rows)
 
     def _show_warnings(self, show: ShowWarnings) -> ResultSet:
-        problem = self._problem
+        count = self._left_behind(errors_only=show.errors_only)
         if show.count_only:
             name = "@@session.error_count" if show.errors_only else "@@session.warning_count"
-            return ResultSet((integer_column(name, nullable=True),), [(b"0" if problem is None else b"1",)])
+            return ResultSet((integer_column(name, nullable=True),), [(b"%d" % count,)])
         columns = (text_column("Level", 28), integer_column("Code", 5, wide=False), text_column("Message", 2048))
-        rows = [] if problem is None else [(b"Error", b"%d" % problem.code, problem.message.encode("utf-8", "replace"))]
-        return ResultSet(columns, rows)
+        left = self._left
+        if left is None or not count:
+            return ResultSet(columns, [])
+        return ResultSet(columns, [(left.level.encode(), b"%d" % left.code, left.message.encode("utf-8", "replace"))])
+
+    def _left_behind(self, *, errors_only: bool) -> int:
+        """How many errors, or errors and warnings, there are of the statement before."""
+        return int(self._left is not None and not (errors_only and self._left.level != "Error"))
+
+
+@dataclass(frozen=True, slots=True)
+class _Left:
+    """What SHOW WARNINGS tells of the statement before. level: Error or Warning."""
+
+    level: str
+    code: int
+    message: str
 
 
 _COUNTS: Final = frozenset(("error_count", "warning_count"))

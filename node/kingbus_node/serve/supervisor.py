@@ -47,7 +47,7 @@ from kingbus_node.serve.keys import RsaPair, ensure_keys
 from kingbus_node.serve.session import too_many_connections
 from kingbus_node.serve.settings import ServeOptions, WorkerSettings
 from kingbus_node.serve.users import load_users
-from kingbus_node.serve.view import ConnectedReplica
+from kingbus_node.serve.view import ConnectedReplica, PurgeOutcome
 from kingbus_node.serve.worker import tls_context
 from kingbus_node.store.errors import StoreError
 from kingbus_node.store.purging import UnknownLogError
@@ -85,7 +85,7 @@ class Supervisor:
         self,
         options: ServeOptions,
         source_status: Callable[[], Mapping[str, str | int | None]] | None = None,
-        purge: Callable[[str | None, float | None], object] | None = None,
+        purge: Callable[[str | None, float | None], PurgeOutcome | None] | None = None,
     ) -> None:
         """source_status: what SHOW REPLICA STATUS tells, see `status.replica_status`. purge:
         carries out PURGE BINARY LOGS to a file or before a time (Unix seconds), and may take its time; UnknownLogError,
@@ -409,13 +409,15 @@ class Supervisor:
         if self._purge is None:
             return {"problem": "binary logs are not purged here"}
         try:
-            self._purge(to if isinstance(to, str) else None, float(before) if isinstance(before, int | float) else None)
+            done = self._purge(
+                to if isinstance(to, str) else None, float(before) if isinstance(before, int | float) else None
+            )
         except UnknownLogError:
             return {"unknown": True}
         except (StoreError, ConsensusError, OSError) as problem:
             _log.warning("binary logs could not be purged: %s", problem)
             return {"problem": str(problem)}
-        return {}
+        return {} if done is None else {"done": [done.oldest, done.purged, done.held, done.readers]}
 
     def _answer(self, what: str, message: Message) -> Message:
         match what:

@@ -52,6 +52,18 @@ class Process:
     info: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class PurgeOutcome:
+    """What PURGE BINARY LOGS did. oldest: the first file that is left. purged: how many went. held: how many more would
+    have gone if nobody read them; readers: who does, as far as that is known.
+    """
+
+    oldest: str
+    purged: int
+    held: int
+    readers: int
+
+
 class ServerView(Protocol):
     """The server that a node is for its clients. Every property is that of now; any thread may ask.
 
@@ -129,8 +141,8 @@ class Neighbours(Protocol):
         """End a connection; False when there is none of that id."""
         ...
 
-    def purge(self, to_file: str | None, before: float | None) -> None:
-        """PURGE BINARY LOGS to a file, or before a time (Unix seconds). MySQLError."""
+    def purge(self, to_file: str | None, before: float | None) -> PurgeOutcome | None:
+        """PURGE BINARY LOGS to a file, or before a time (Unix seconds); None: there is nothing to purge. MySQLError."""
         ...
 
     def source_status(self) -> dict[str, str | int | None]:

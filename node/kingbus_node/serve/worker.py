@@ -40,7 +40,7 @@ from kingbus_node.serve.session import Server, Session, Timeouts
 from kingbus_node.serve.settings import ServeOptions, WorkerSettings
 from kingbus_node.serve.tls import TlsContext
 from kingbus_node.serve.users import Users
-from kingbus_node.serve.view import ConnectedReplica, Process
+from kingbus_node.serve.view import ConnectedReplica, Process, PurgeOutcome
 from kingbus_node.store.reader import LogReader
 from kingbus_node.wire.commands import DumpRequest
 from kingbus_node.wire.errors import ErrorCode, MySQLError, error, shutting_down
@@ -363,7 +363,7 @@ class _Neighbours:
             return True
         return bool((self._worker.ask("kill", id=connection_id) or {}).get("found"))
 
-    def purge(self, to_file: str | None, before: float | None) -> None:
+    def purge(self, to_file: str | None, before: float | None) -> PurgeOutcome | None:
         answer = self._worker.ask("purge", _PURGE_SECONDS, to=to_file, before=before)
         if answer is None:
             raise error(ErrorCode.UNKNOWN_ERROR, "The purge goes on, but has not been committed yet")
@@ -371,6 +371,11 @@ class _Neighbours:
             raise error(ErrorCode.UNKNOWN_TARGET_BINLOG, "Target log not found in binlog index")
         if problem := text_of(answer, "problem"):
             raise error(ErrorCode.UNKNOWN_ERROR, problem)
+        match answer.get("done"):
+            case [str(oldest), int(purged), int(held), int(readers)]:
+                return PurgeOutcome(oldest, purged, held, readers)
+            case _:
+                return None
 
     def source_status(self) -> dict[str, str | int | None]:
         status = (self._worker.ask("source", _SOURCE_SECONDS) or {}).get("status")

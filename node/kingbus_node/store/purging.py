@@ -22,13 +22,24 @@ class UnknownLogError(StoreError):
 class Order:
     """A purge that was decided upon. oldest: the first source file to stay. entry: what makes it so, when committed.
 
-    files: how many go. held: how many more would have gone if a connected replica did not need them.
+    files: how many go. held: how many more would have gone if a connected replica did not need them. readers: how many
+    replicas need the first of those, as far as that is known.
     """
 
     oldest: FileInfo
     entry: Entry
     files: int
     held: int = 0
+    readers: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """Nothing goes, for replicas need even the oldest source file. held, readers: as in `Order`."""
+
+    oldest: FileInfo
+    held: int
+    readers: int
 
 
 class Purger:
@@ -69,7 +80,7 @@ class Purger:
             raise StoreError(f"no source file begins with entry {index}")
         return self._order(state, file)
 
-    def to_file(self, name: str, replicas: Iterable[int] = ()) -> Order | None:
+    def to_file(self, name: str, replicas: Iterable[int] = ()) -> Order | Held | None:
         """What makes the file of that name the oldest, or an older one that a replica still reads; None: it is.
 
         `replicas`: the oldest entry that each connected one still needs. UnknownLogError.
@@ -82,7 +93,7 @@ class Purger:
             raise UnknownLogError(f"there is no binlog {name}")
         return self._up_to(state, file.id, replicas)
 
-    def before(self, timestamp: float, replicas: Iterable[int] = ()) -> Order | None:
+    def before(self, timestamp: float, replicas: Iterable[int] = ()) -> Order | Held | None:
         """What purges the oldest files, as far as their last event is older than `timestamp` (Unix seconds); None: none
         is.
         """
@@ -96,15 +107,18 @@ class Purger:
                 return self._up_to(state, following.id - 1, replicas)
         return self._up_to(state, state.file_id, replicas)
 
-    def _up_to(self, state: LogState, file_id: int, replicas: Iterable[int]) -> Order | None:
-        wanted, floor = file_id, min(replicas, default=None)
+    def _up_to(self, state: LogState, file_id: int, replicas: Iterable[int]) -> Order | Held | None:
+        floors = sorted(replicas)
+        wanted, readers = file_id, 0
         catalogue = CatalogueReader(self._log.directory)
-        if floor is not None:
-            behind = catalogue.starting_from(floor + 1, state.oldest_file, state.file_id)
+        if floors:
+            behind = catalogue.starting_from(floors[0] + 1, state.oldest_file, state.file_id)
             file_id = min(file_id, (state.file_id if behind is None else behind.id - 1))
-        if file_id <= state.oldest_file:
-            return None
-        return self._order(state, catalogue.get(file_id), wanted - file_id)
+            readers = sum(behind is None or floor + 1 < behind.start_index for floor in floors)
+        held = wanted - file_id
+        if file_id > state.oldest_file:
+            return self._order(state, catalogue.get(file_id), held, readers)
+        return Held(catalogue.get(state.oldest_file), wanted - state.oldest_file, readers) if held else None
 
-    def _order(self, state: LogState, file: FileInfo, held: int = 0) -> Order:
-        return Order(file, self._log.purge_entry(file.id), file.id - state.oldest_file, held)
+    def _order(self, state: LogState, file: FileInfo, held: int = 0, readers: int = 0) -> Order:
+        return Order(file, self._log.purge_entry(file.id), file.id - state.oldest_file, held, readers)

@@ -175,7 +175,10 @@ def test_a_purge_to_a_file_spares_what_a_replica_reads(node: Node) -> None:
     node.floors = [node.start_of(3) + 2]
     assert keeper.purge_to("binlog.000006") == Purged("binlog.000003", 2, 3)
     assert node.files() == names(3)
-    assert keeper.purge_to("binlog.000006") is None
+    kept = keeper.purge_to("binlog.000006")
+    assert kept == Purged("binlog.000003", 0, 3)
+    assert kept.readers == 1
+    assert keeper.purge_to("binlog.000003") is None
 
 
 def test_a_purge_before_a_time_ends_with_the_first_file_that_is_not_older(node: Node) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from kingbus_node.serve.view import ConnectedReplica, LogEvent, LogFile, Process
+from kingbus_node.serve.view import ConnectedReplica, LogEvent, LogFile, Process, PurgeOutcome
 from kingbus_node.wire.errors import ErrorCode, error
 
 CLUSTER_UUID = "11111111-2222-3333-4444-555555555555"
@@ -66,6 +66,7 @@ class FakeNeighbours:
 
     ids: set[int] = field(default_factory=lambda: {7})
     killed: list[int] = field(default_factory=list)
+    outcome: PurgeOutcome | None = None
     purges: list[tuple[str | None, float | None]] = field(default_factory=list)
     status: dict[str, str | int | None] = field(default_factory=dict)
 
@@ -79,10 +80,11 @@ class FakeNeighbours:
         self.killed.append(connection_id)
         return connection_id in self.ids
 
-    def purge(self, to_file: str | None, before: float | None) -> None:
+    def purge(self, to_file: str | None, before: float | None) -> PurgeOutcome | None:
         if to_file == "binlog.000009":
             raise error(ErrorCode.UNKNOWN_TARGET_BINLOG, "Target log not found in binlog index")
         self.purges.append((to_file, before))
+        return self.outcome
 
     def source_status(self) -> dict[str, str | int | None]:
         return self.status

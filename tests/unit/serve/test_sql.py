@@ -13,6 +13,7 @@ from unit.serve.fakes import CLUSTER_UUID, SOURCE_UUID, FakeNeighbours, FakeView
 
 from kingbus_node.serve.facts import SessionFacts
 from kingbus_node.serve.sql import MAX_STATEMENT, SqlSession, like
+from kingbus_node.serve.view import PurgeOutcome
 from kingbus_node.wire.errors import ErrorCode, MySQLError
 from kingbus_node.wire.resultset import ColumnType, Ok, ResultSet
 
@@ -509,6 +510,24 @@ def test_purges_are_passed_on(mysql: Connection, what: str, order: tuple[str | N
     mysql.ok(f"PURGE BINARY LOGS {what}")
     mysql.ok(f"purge master logs {what};")
     assert mysql.neighbours.purges == [order, order]
+
+
+def test_what_a_replica_keeps_from_being_purged_is_a_warning_of_mysqls(mysql: Connection, mariadb: Connection) -> None:
+    outcome = PurgeOutcome("binlog.000002", 1, 2, 3)
+    mysql.neighbours.outcome = mariadb.neighbours.outcome = outcome
+    answer = mysql.sql.execute(b"PURGE BINARY LOGS TO 'binlog.000004'")
+    assert isinstance(answer, Ok)
+    assert answer.warnings == 1
+    text = "file ./binlog.000002 was not purged because it was being read by 3 thread(s), purged only 1 out of 3 files."
+    assert mysql.rows("SHOW WARNINGS") == [("Warning", "1867", text)]
+    assert mysql.rows("SHOW ERRORS") == []
+    assert mysql.row("SHOW COUNT(*) WARNINGS") == ("1",)
+    assert mysql.row("SELECT @@error_count, @@warning_count") == ("0", "1")
+    mysql.neighbours.outcome = PurgeOutcome("binlog.000004", 3, 0, 1)
+    mysql.ok("PURGE BINARY LOGS TO 'binlog.000004'")
+    assert mysql.rows("SHOW WARNINGS") == []
+    mariadb.ok("PURGE BINARY LOGS TO 'binlog.000004'")
+    assert mariadb.rows("SHOW WARNINGS") == []
 
 
 def test_a_purge_before_now_is_of_now(mysql: Connection) -> None:
