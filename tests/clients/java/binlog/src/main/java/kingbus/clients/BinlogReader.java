@@ -42,6 +42,7 @@ public final class BinlogReader {
         client.setServerId(Long.parseLong(order.getProperty("server_id")));
         client.setKeepAlive(false);
         client.setHeartbeatInterval(1000);
+        client.setConnectTimeout(60_000); // its own 3 s are too few for a Java that begins on a busy machine
         if (Boolean.parseBoolean(order.getProperty("tls"))) {
             client.setSSLMode(SSLMode.REQUIRED);
         }
