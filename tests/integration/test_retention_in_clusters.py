@@ -33,7 +33,7 @@ class Keepers:
 
     def __init__(self, lab: Lab) -> None:
         self.lab = lab
-        self.nodes = lab.found(3, election_timeout=2.0)  # no other leader, however busy the machine is
+        self.nodes = lab.found(3, election_timeout=6.0)  # no other leader, however busy the machine is
         self.replicas: dict[str, list[int]] = {node.name: [] for node in self.nodes}
         leader, source = lab.leader(), Source()
         entries = [source.flavor(), source.file()]
@@ -48,6 +48,7 @@ class Keepers:
         return RetentionKeeper(node.log, node.cluster, RetentionPolicy(max_bytes=1), replica_floors=ask)
 
     def start_of(self, file_id: int) -> int:
+        self.lab.settle()
         return LogReader(self.nodes[0].directory).file(file_id).start_index
 
     def oldest_files(self) -> list[tuple[str, str]]:
