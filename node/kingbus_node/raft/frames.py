@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Final, TypeAlias
 
 from kingbus_node.raft.errors import ProtocolError
-from kingbus_node.raft.messages import Append, Buffer, Message, decode, encode
+from kingbus_node.raft.messages import Append, Message, Part, decode, encode
 from kingbus_node.util.crc import crc32
 
 FRAME_SIZE: Final = 12
@@ -28,6 +28,7 @@ MAX_TAIL: Final = 160 << 20
 _FRAME = struct.Struct("<III")
 _BEAT = struct.Struct("<BQ")
 _PING, _PONG = 0xF0, 0xF1
+_LONG = 64 << 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +48,11 @@ class Pong:
 Framed: TypeAlias = "Message | Ping | Pong"
 
 
-def encode_frame(message: Framed) -> list[Buffer]:
+def encode_frame(message: Framed) -> list[Part]:
     """A message as buffers to be sent one behind the other; entries are not copied."""
     match message:
         case Ping(clock):
-            parts: list[Buffer] = [_BEAT.pack(_PING, clock)]
+            parts: list[Part] = [_BEAT.pack(_PING, clock)]
         case Pong(clock):
             parts = [_BEAT.pack(_PONG, clock)]
         case _:
@@ -59,7 +60,7 @@ def encode_frame(message: Framed) -> list[Buffer]:
     if isinstance(message, Append):
         head, tail = bytes(parts[0]), parts[1:]
     else:
-        head, tail = b"".join(parts), []
+        head, tail = b"".join(map(bytes, parts)), []
     return [_FRAME.pack(len(head), sum(map(len, tail)), crc32(head)) + head, *tail]
 
 
@@ -107,9 +108,12 @@ class FrameReader:
             data[:held] = memoryview(self._data)[self._start : self._end]
             self._data, self._start, self._end = data, 0, held
         elif self._end == len(self._data) or self._start > len(self._data) // 2:
-            self._data[:held] = self._data[self._start : self._end]
+            view = memoryview(self._data)
+            view[:held] = view[self._start : self._end]
             self._start, self._end = 0, held
-        return memoryview(self._data)[self._end :]
+        # A long frame is received to its end and not beyond it, so that what follows need not be moved up.
+        end = self._start + self._wanted()
+        return memoryview(self._data)[self._end : end if held >= _LONG and end <= len(self._data) else None]
 
     def received(self, count: int) -> None:
         """So many bytes were put into ``space``."""

@@ -4,8 +4,9 @@ An entry's bytes are written once on each node, and its body's checksum is compu
 is proposed (``Draft``, in the proposer's thread). A follower verifies it, gives the header its own idea of what was
 durable when it wrote (``Header.unsynced``), and stores the very same body.
 
-The leader sends what it reads back from its log, which the page cache holds, rather than what it was given: the buffers
-of a proposal are used again once it is committed, and a slow follower gets its copy later than that.
+The leader sends what is in its log, which the page cache holds, rather than what it was given: the buffers of a
+proposal are used again once it is committed, and a slow follower gets its copy later than that. Long entries go from
+the page cache to the connection without passing through this process.
 
 Nothing here grows with the log. Terms come from the ``.idx``; only the last run of entries of one term is remembered,
 which answers nearly every question.
@@ -28,16 +29,16 @@ from kingbus_node.raft.identity import load_identity, save_identity
 from kingbus_node.raft.messages import Entry, Kind
 from kingbus_node.raft.storage import HardState, Identity, Snapshot
 from kingbus_node.store import entry as stored_entry
+from kingbus_node.store.durable import FileHandle, FileSlice
 from kingbus_node.store.entry import Meta, Stored, parse, prepare
 from kingbus_node.store.errors import InvalidEntryError, LogFullError, PurgedError
-from kingbus_node.store.index import Records, entry_sizes
-from kingbus_node.store.log import Log
+from kingbus_node.store.log import Log, Place
 from kingbus_node.store.space import DiskSpace
 from kingbus_node.store.state import LogState
 from kingbus_node.store.transfer import Staged
 
 DEFAULT_MIN_FREE = 1 << 30
-_SHARED_READ = 4 << 20  # a bigger read is not kept for the next follower
+_READ = 64 << 10  # bytes of entries that are read; more of them are sent from the file
 _KINDS: dict[int, Kind] = {
     **dict.fromkeys(stored_entry.Kind, Kind.DATA),
     stored_entry.Kind.NOOP: Kind.NOOP,
@@ -150,18 +151,17 @@ class Journal:
         return low
 
     def read(self, index: int, max_bytes: int) -> Sequence[Entry]:
-        """See `storage.Storage.read`. Ends with a segment at the latest; views of one buffer that nobody changes.
+        """See `storage.Storage.read`. Ends with a segment at the latest. Short ones are views of one buffer that nobody
+        changes, long ones slices of the file, which are never read here.
 
-        Followers that keep up are sent the same entries one after the other, so a short read is kept for the next one.
+        Followers that keep up are sent the same entries one after the other, so the last read is kept for the next one.
         One that is in the middle of it gets the rest only, and from then on the two go in step.
         """
         shared = self._shared
         if shared is not None and shared[1] == max_bytes and shared[0] <= index < shared[0] + len(shared[2]):
             return shared[2][index - shared[0] :]
-        records, data = self._log.read_stored(index, self.last_index, max_bytes)
-        entries = _entries(records, data)
-        if len(data) <= _SHARED_READ:
-            self._shared = (index, max_bytes, entries)
+        entries = _entries(*self._log.places(index, self.last_index, max_bytes))
+        self._shared = (index, max_bytes, entries)
         return entries
 
     def configurations(self) -> Sequence[tuple[int, Configuration]]:
@@ -334,7 +334,8 @@ def _stored(entry: Entry) -> Stored:
     """The entry as the log takes it, verified unless it was made here. InvalidEntryError."""
     if isinstance(entry, Sealed):
         return entry.stored
-    stored = parse(entry.parts[0] if len(entry.parts) == 1 else b"".join(entry.parts))
+    data = entry.parts[0] if len(entry.parts) == 1 else b"".join(map(bytes, entry.parts))
+    stored = parse(bytes(data) if isinstance(data, FileSlice) else data)
     header = stored.header
     kind = _KINDS.get(header.kind)
     if kind is None:
@@ -352,12 +353,13 @@ def _stored(entry: Entry) -> Stored:
     return stored
 
 
-def _entries(records: Records, data: bytes) -> Sequence[Entry]:
-    """Raft's view of stored entries."""
-    view = memoryview(data)
-    start = int(records[0]["offset"])
-    entries = []
-    columns = (records["index"], records["term"], records["kind"], records["offset"], entry_sizes(records))
-    for index, term, kind, offset, size in zip(*(column.tolist() for column in columns), strict=True):
-        entries.append(Entry(index, term, _KINDS[kind], (view[offset - start : offset - start + size],), size))
-    return entries
+def _entries(file: FileHandle, places: Sequence[Place]) -> Sequence[Entry]:
+    """Raft's view of stored entries, which lie one behind the other in `file`."""
+    start, end = places[0].offset, places[-1].offset + places[-1].size
+    if end - start > _READ:
+        return [Entry(p.index, p.term, _KINDS[p.kind], (FileSlice(file, p.offset, p.size),), p.size) for p in places]
+    view = memoryview(bytes(FileSlice(file, start, end - start)))
+    return [
+        Entry(p.index, p.term, _KINDS[p.kind], (view[p.offset - start : p.offset - start + p.size],), p.size)
+        for p in places
+    ]

@@ -250,18 +250,21 @@ class Leadership:
 
         The fault (correction 11): a follower of pysyncobj 0.3.17 learns of a commit with the next append, half a
         heartbeat later on average. The rule (section 3.5): commit as soon as known; the heartbeat is only the upper
-        bound.
+        bound. Nobody waits for an answer to such news, which comes with every entry when they come one by one.
 
         Simulation: ``commit-with-heartbeat``, seed 1.
         """
         if progress.commit_sent < self._raft.commit_index:
-            self._heartbeat(progress)
+            self._tell(progress, 0)
 
     def _heartbeat(self, progress: Progress) -> None:
         """Claims nothing about the log, so that it may overtake entries on their way."""
+        self._tell(progress, self._clock())
+
+    def _tell(self, progress: Progress, clock: int) -> None:
         raft = self._raft
         progress.commit_sent = raft.commit_index
-        raft.send(progress.address, Append(raft.term, self._clock(), 0, 0, raft.commit_index))
+        raft.send(progress.address, Append(raft.term, clock, 0, 0, raft.commit_index))
 
     # Membership (chapter 4)
 
@@ -324,7 +327,7 @@ class Leadership:
         that has forgotten what it promised to the new one; with the last two in one, a voter that has not heard of it
         refuses the vote that its leader needs to tell it.
 
-        Simulation: ``leave-lost-disks``, seed 0.
+        Simulation: ``leave-lost-disks``, seed 1.
         """
         raft = self._raft
         if (

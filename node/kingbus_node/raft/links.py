@@ -15,14 +15,16 @@ from typing import Final
 
 from kingbus_node.raft.errors import RaftError
 from kingbus_node.raft.frames import Framed, FrameReader, encode_frame
-from kingbus_node.raft.messages import Append, Buffer, Install
+from kingbus_node.raft.messages import Append, Install, Part
 from kingbus_node.raft.transport import Connected
+from kingbus_node.store.durable import FileSlice
 
 CONTROL_BUFFER: Final = 64 << 10
 BULK_BUFFER: Final = 2 << 20
 MAX_CONTROL_QUEUE: Final = 4 << 20
 _BUFFERS_AT_ONCE: Final = 256  # of the 1024 that sendmsg(2) takes
 _BYTES_AT_ONCE: Final = 4 << 20
+_READ_AT_ONCE: Final = 1 << 20
 
 
 class LinkError(RaftError):
@@ -41,7 +43,7 @@ class Lane:
         self._tls = isinstance(connection, ssl.SSLSocket)
         self._reader = FrameReader(buffer)
         self._limit = limit
-        self._queue: deque[memoryview] = deque()
+        self._queue: deque[memoryview | FileSlice] = deque()
         self.queued = 0
         self.blocked = False
         """Whether the connection takes no more for now."""
@@ -50,12 +52,19 @@ class Lane:
         self.sent_bytes = 0
         self.received_bytes = 0
 
-    def queue(self, buffers: list[Buffer]) -> None:
+    def queue(self, parts: list[Part]) -> None:
         """Puts bytes behind those that wait. :raises LinkError: too many wait"""
-        for buffer in buffers:
-            if len(buffer):
-                self._queue.append(memoryview(buffer))
-                self.queued += len(buffer)
+        queue = self._queue
+        for part in parts:
+            if not len(part):
+                continue
+            self.queued += len(part)
+            if not isinstance(part, FileSlice):
+                queue.append(memoryview(part))
+            elif queue and isinstance(last := queue[-1], FileSlice) and (both := last.joined(part)) is not None:
+                queue[-1] = both
+            else:
+                queue.append(part)
         if self.queued > self._limit:
             raise LinkError(f"it takes nothing: {self.queued} bytes wait to be sent")
 
@@ -71,11 +80,23 @@ class Lane:
                 self._sent(count)
 
     def _send(self) -> int:
-        if self._tls:
-            return self.connection.send(self._queue[0])
-        if len(self._queue) == 1:
-            return self.connection.send(self._queue[0])
-        return self.connection.sendmsg(list(islice(self._queue, _BUFFERS_AT_ONCE)))
+        """What lies in a file is sent by the kernel from there, unless it has to be encrypted."""
+        first = self._queue[0]
+        if isinstance(first, FileSlice):
+            if not self._tls:
+                return first.send(self.connection.fileno())
+            if len(first) > _READ_AT_ONCE:
+                first, rest = first.split(_READ_AT_ONCE)
+                self._queue.insert(1, rest)
+            first = self._queue[0] = memoryview(bytes(first))
+        if self._tls or len(self._queue) == 1:
+            return self.connection.send(first)
+        buffers: list[memoryview] = []
+        for part in islice(self._queue, _BUFFERS_AT_ONCE):
+            if isinstance(part, FileSlice):
+                return self.connection.sendmsg(buffers, (), socket.MSG_MORE)
+            buffers.append(part)
+        return self.connection.sendmsg(buffers)
 
     def _sent(self, count: int) -> None:
         self.sent_bytes += count
@@ -84,7 +105,7 @@ class Lane:
         while count:
             first = queue[0]
             if count < len(first):
-                queue[0] = first[count:]
+                queue[0] = first.split(count)[1] if isinstance(first, FileSlice) else first[count:]
                 return
             count -= len(first)
             queue.popleft()

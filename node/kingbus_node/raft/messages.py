@@ -21,8 +21,10 @@ from operator import attrgetter
 from typing import Any, TypeAlias
 
 from kingbus_node.raft.errors import ProtocolError
+from kingbus_node.store.durable import FileSlice
 
 Buffer: TypeAlias = "bytes | bytearray | memoryview"
+Part: TypeAlias = "Buffer | FileSlice"
 
 MAX_ENTRIES = 65536
 """Entries in one Append."""
@@ -45,14 +47,14 @@ class Kind(enum.IntEnum):
 class Entry:
     """One entry of the log as Raft carries it: where it belongs, and bytes that only the journal looks into.
 
-    :param parts: buffers that are the entry's bytes when put one behind the other
+    :param parts: buffers, or slices of a file, that are the entry's bytes when put one behind the other
     :param size: how many bytes they are together
     """
 
     index: int
     term: int
     kind: Kind
-    parts: tuple[Buffer, ...]
+    parts: tuple[Part, ...]
     size: int
 
 
@@ -102,7 +104,7 @@ class Append:
     """AppendEntries (section 3.5); without entries a heartbeat, a probe, or the news of a commit.
 
     :param clock: the leader's clock in microseconds, echoed by the reply: tells the leader how old the contact is,
-        and the round trip
+        and the round trip. 0 in the mere news of a commit, which needs no answer
     :param prev_index: the entry right before `entries`; 0 claims nothing
     :param commit: the leader's commit index
     """
@@ -236,7 +238,7 @@ _NUMBERS_OF: dict[type, Callable[[object], tuple[int, ...]]] = {
 }
 
 
-def encode(message: Message) -> list[Buffer]:
+def encode(message: Message) -> list[Part]:
     """The message as buffers to be sent one behind the other; entries are the buffers of the message itself, not
     copies.
     """
@@ -349,6 +351,6 @@ def _decode_append(view: memoryview) -> Append:
     return Append(term, clock, prev_index, prev_term, commit, tuple(entries))
 
 
-def size_of(buffers: Sequence[Buffer]) -> int:
+def size_of(buffers: Sequence[Part]) -> int:
     """Bytes in all `buffers` together (which are bytes, or views of bytes)."""
     return sum(map(len, buffers))

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from kingbus_node.binlog.constants import Buffer
+from kingbus_node.store.errors import CorruptLogError
 
 NO_SPACE: Final = frozenset((errno.ENOSPC, errno.EDQUOT))
 """Errors that go away when somebody makes room: on the disk, or in the quota of whoever owns the files."""
@@ -47,6 +48,62 @@ class FileHandle:
 
     def __del__(self) -> None:
         self.close()
+
+
+class FileSlice:
+    """Bytes of a file that nobody has read yet, and perhaps nobody will: the kernel can send them from its page cache.
+
+    What lies there must not change. If the file was cut meanwhile, there are fewer bytes than the slice says.
+    """
+
+    __slots__ = ("_file", "_offset", "_size")
+
+    def __init__(self, file: FileHandle, offset: int, size: int) -> None:
+        self._file = file
+        self._offset = offset
+        self._size = size
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __bytes__(self) -> bytes:
+        """All of it, read. OSError if it is not there any more; CorruptLogError if the disk cannot read it."""
+        try:
+            data = read_at(self._file.fd, self._size, self._offset)
+        except OSError as error:
+            raise self._unreadable(error) from error
+        if len(data) < self._size:
+            raise OSError(errno.EIO, f"it ends {self._size - len(data)} bytes too early", str(self._file.path))
+        return data
+
+    def send(self, socket: int) -> int:
+        """Sends what the connection with that descriptor takes; returns how much.
+
+        BlockingIOError; OSError if the connection is gone, or the bytes; CorruptLogError if the disk cannot read them.
+        """
+        try:
+            sent = os.sendfile(socket, self._file.fd, self._offset, self._size)
+        except OSError as error:
+            if error.errno == errno.EIO:
+                raise self._unreadable(error) from error
+            raise
+        if not sent:
+            raise OSError(errno.EIO, f"it ends {self._size} bytes too early", str(self._file.path))
+        return sent
+
+    def _unreadable(self, error: OSError) -> CorruptLogError:
+        return CorruptLogError(self._file.path, self._offset, f"it cannot be read: {error}")
+
+    def split(self, count: int) -> tuple[FileSlice, FileSlice]:
+        """The first `count` bytes, and the others."""
+        rest = FileSlice(self._file, self._offset + count, self._size - count)
+        return FileSlice(self._file, self._offset, count), rest
+
+    def joined(self, other: FileSlice) -> FileSlice | None:
+        """Both in one, if `other` follows in the same file."""
+        if other._file is not self._file or other._offset != self._offset + self._size:
+            return None
+        return FileSlice(self._file, self._offset, self._size + other._size)
 
 
 def write_at(fd: int, buffers: Sequence[Buffer], offset: int) -> int:

@@ -387,7 +387,8 @@ def _check_packets(entry: Entry) -> None:
         return
     offsets = packets & OFFSET_MASK
     last = int(offsets[-1])
-    if int(offsets[0]) != 0 or last + 4 > len(payload) or not bool((offsets[1:] > offsets[:-1]).all()):
+    rising = len(offsets) == 1 or bool((offsets[1:] > offsets[:-1]).all())
+    if int(offsets[0]) != 0 or last + 4 > len(payload) or not rising:
         raise InvalidEntryError("the packet table is not a list of rising offsets that begins at the payload's start")
     end = last + 4 + int.from_bytes(memoryview(payload)[last : last + 3], "little")
     if end != len(payload):

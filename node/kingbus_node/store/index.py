@@ -12,6 +12,8 @@ to the CANCEL itself.
 
 from __future__ import annotations
 
+from operator import mul
+from struct import Struct
 from typing import TypeAlias
 
 import numpy as np
@@ -45,6 +47,9 @@ if RECORD_SIZE != 64:
 Records: TypeAlias = npt.NDArray[np.void]
 # Weights tell records apart that hold the same words in another order; all odd, so that every bit of a word counts.
 _WEIGHTS = np.arange(1, 63, 2, dtype=np.uint64)
+_PLAIN_WEIGHTS = tuple(range(1, 63, 2))
+_ROW = Struct("<QQQIIIIQQIBBH")
+_WORDS = Struct("<31H2x")
 
 
 def checks(records: Records) -> npt.NDArray[np.uint16]:
@@ -60,6 +65,13 @@ def seal(records: Records) -> Records:
     """Sets the check words in place."""
     records["check"] = checks(records)
     return records
+
+
+def sealed_row(row: tuple[int, ...]) -> bytes:
+    """A record's 64 bytes, with its check word, from its other fields in order: for a few of them this is quicker."""
+    words = _ROW.pack(*row[:-1], 0)
+    check: int = sum(map(mul, _WORDS.unpack(words), _PLAIN_WEIGHTS)) % 65535 + 1
+    return words[:-2] + check.to_bytes(2, "little")
 
 
 def intact(records: Records, first_index: int) -> bool:

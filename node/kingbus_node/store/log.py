@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -29,8 +30,8 @@ from kingbus_node.binlog.constants import Buffer
 from kingbus_node.store import durable
 from kingbus_node.store.adoption import begin_adoption, finish_adoption
 from kingbus_node.store.catalogue import CATALOGUE_NAME, Catalogue, CatalogueReader, FileInfo, files_in
-from kingbus_node.store.durable import FileHandle, fsync_directory, read_at, write_at, write_file
-from kingbus_node.store.entry import Entry, Kind, Meta, Stored, decode, parse, prepare
+from kingbus_node.store.durable import FileHandle, FileSlice, fsync_directory, read_at, write_at, write_file
+from kingbus_node.store.entry import Entry, Header, Kind, Meta, Stored, decode, parse, prepare
 from kingbus_node.store.errors import (
     CorruptLogError,
     InvalidEntryError,
@@ -41,7 +42,7 @@ from kingbus_node.store.errors import (
     PurgedError,
     StoreError,
 )
-from kingbus_node.store.index import RECORD, RECORD_SIZE, Records, end_of, read_records, seal
+from kingbus_node.store.index import RECORD_SIZE, Records, end_of, entry_sizes, read_records, sealed_row
 from kingbus_node.store.marks import HardState, Mark, MarkFile, read_hard_state, write_hard_state
 from kingbus_node.store.recovery import recover_tail, remove_leftovers, repair_indexes, write_again
 from kingbus_node.store.reset import begin_reset, finish_reset
@@ -55,6 +56,8 @@ logger = logging.getLogger(__name__)
 DEFAULT_SEGMENT_BYTES = 128 << 20
 SEGMENT_ENTRIES = 32768  # bounds the work of folding a segment, when a slow source makes tiny entries
 LOCK_NAME = "lock"
+_NOTED_ENTRIES = 1024  # of the newest entries that are remembered
+_NOTED_META = 4096  # bytes of meta that one of them may have
 _TELL_SECONDS = 60.0  # between two messages about a full disk
 
 
@@ -79,6 +82,25 @@ class _Active:
     end: int
 
 
+class Place(NamedTuple):
+    """Where an entry lies in its segment's file: `size` bytes from `offset` on."""
+
+    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody needs here
+    term: int
+    kind: int
+    offset: int
+    size: int
+
+
+class _Noted(NamedTuple):
+    """An entry that was appended not long ago: what a commit and its place need, without reading."""
+
+    header: Header
+    meta: Meta
+    segment: int  # the first index of the segment that it is in
+    offset: int
+
+
 class _Pending:
     """Entries of one append that are checked but not written yet."""
 
@@ -86,6 +108,7 @@ class _Pending:
         self.end = active.end
         self.buffers: list[Buffer] = []
         self.rows: list[tuple[int, ...]] = []
+        self.noted: list[_Noted] = []
         self.last_index = 0
 
 
@@ -107,6 +130,7 @@ class Log:
         self._purge_due = False
         self._closed = False
         self._snapshot: LogState | None = None
+        self._recent: dict[int, _Noted] = {}  # the last ones, by index and without gaps; changed under the append lock
         self._hard_state = read_hard_state(directory)
         finish_adoption(directory)
         remove_leftovers(directory)
@@ -314,25 +338,54 @@ class Log:
         return int(self._segments.record(self._check_exists(index))[1][0]["term"])
 
     def entry_bytes(self, first: int, last: int, max_bytes: int) -> bytes:
-        """Stored entries from `first` on: at most up to `last`, `max_bytes` and the segment's end, at least one."""
-        return self.read_stored(first, last, max_bytes)[1]
+        """Stored entries from `first` on, as `places` finds them. Checksums are not verified: whoever receives them
+        does.
+        """
+        file, places = self.places(first, last, max_bytes)
+        start = places[0].offset
+        return bytes(FileSlice(file, start, places[-1].offset + places[-1].size - start))
 
-    def read_stored(self, first: int, last: int, max_bytes: int) -> tuple[Records, bytes]:
-        """Index records and bytes of entries from `first` on: up to `last`, `max_bytes` and the segment's end, at least
-        one. Checksums are not verified: whoever receives the bytes does.
+    def places(self, first: int, last: int, max_bytes: int) -> tuple[FileHandle, list[Place]]:
+        """Where entries from `first` on lie, one behind the other in the file: up to `last`, `max_bytes` and the
+        segment's end, at least one.
+
+        PurgedError, StoreError if there is no such entry, CorruptLogError if the file ends before.
         """
         self._check_exists(last)
-        segment, record = self._segments.record(self._check_exists(first))
+        self._check_exists(first)
+        segment, places = self._recent_places(first, last, max_bytes) or self._recorded_places(first, last, max_bytes)
+        end = places[-1].offset + places[-1].size
+        if segment.log.size() < end:
+            raise CorruptLogError(segment.log.path, segment.log.size(), "the file ends inside an entry")
+        return segment.log, places
+
+    def _recent_places(self, first: int, last: int, max_bytes: int) -> tuple[Segment, list[Place]] | None:
+        """The same from memory; None if entry `first` is not remembered."""
+        noted = self._recent.get(first)
+        if noted is None:
+            return None
+        number, left, places = noted.segment, max_bytes, list[Place]()
+        while noted is not None and noted.segment == number and first <= last:
+            header = noted.header
+            left -= header.size
+            if left < 0 and places:
+                break
+            places.append(Place(first, header.term, header.kind, noted.offset, header.size))
+            first += 1
+            noted = self._recent.get(first)
+        return self._segments.open(number), places
+
+    def _recorded_places(self, first: int, last: int, max_bytes: int) -> tuple[Segment, list[Place]]:
+        """The same from the index."""
+        segment, record = self._segments.record(first)
         records = self._segments.records(segment, first, min(last - first + 1, 4096), last)
         start = int(record[0]["offset"])
         count = int(np.searchsorted(records["offset"], np.uint64(start + max_bytes)))
         while count > 1 and end_of(records[:count]) - start > max_bytes:
             count -= 1
         records = records[: max(1, count)]
-        data = read_at(segment.log.fd, end_of(records) - start, start)
-        if len(data) < end_of(records) - start:
-            raise CorruptLogError(segment.log.path, start + len(data), "the file ends inside an entry")
-        return records, data
+        columns = (records["index"], records["term"], records["kind"], records["offset"], entry_sizes(records))
+        return segment, list(map(Place._make, zip(*(column.tolist() for column in columns), strict=True)))
 
     def records_from(self, index: int, last: int) -> Records:
         """Index records from entry `index` on, up to `last` and the segment's end, some thousand at most; at least one.
@@ -403,6 +456,7 @@ class Log:
                     located = Located(pending.end, header, b"")
                     pending.rows.append(derive_record(located, self._tail))
                     pending.buffers += (header.encode(), *stored.body)
+                    pending.noted.append(_Noted(header, stored.meta, self._active.first_index, pending.end))
                     pending.end = located.end
                     pending.last_index = index
                 self._flush(pending)
@@ -423,11 +477,21 @@ class Log:
             return
         active = self._active
         write_at(active.log.fd, pending.buffers, active.end)
-        records = seal(np.array(pending.rows, RECORD))
-        position = int(records[0]["index"]) - active.first_index
-        write_at(active.index.fd, [records.tobytes()], position * RECORD_SIZE)
+        position = pending.rows[0][0] - active.first_index
+        write_at(active.index.fd, [b"".join(map(sealed_row, pending.rows))], position * RECORD_SIZE)
         active.end = pending.end
         self._last_index = pending.last_index
+        self._remember(pending.noted)
+
+    def _remember(self, noted: Sequence[_Noted]) -> None:
+        recent = self._recent
+        for entry in noted:
+            if entry.header.meta_len > _NOTED_META:
+                recent.clear()
+            else:
+                recent[entry.header.index] = entry
+        while len(recent) > _NOTED_ENTRIES:
+            del recent[next(iter(recent))]
 
     def _roll(self) -> None:
         """Ends the newest segment, synced as a whole, and begins the next."""
@@ -499,9 +563,10 @@ class Log:
                 raise StoreError(f"entry {index} cannot be committed: the last one here is {self._last_index}")
             self._snapshot, file_id = None, self._state.file_id
             try:
+                while self._state.index < index and (noted := self._recent.get(self._state.index + 1)) is not None:
+                    self._fold_committed(noted.header, partial(self._state.fold, noted.header, noted.meta))
                 for located, segment in self._segments.entries(self._state.index + 1, index):
-                    self._fold_committed(located, segment)
-                    self._purge_due = self._purge_due or located.header.kind == Kind.PURGE
+                    self._fold_committed(located.header, partial(fold_stored, self._state, located, segment))
                 if self._state.file_id != file_id:
                     # Before the mark says that this was committed: when opening, an intact record is believed.
                     self._due.append(self._catalogue.sync)
@@ -533,12 +598,13 @@ class Log:
             self._compact_catalogue()
             self._purge_due = False
 
-    def _fold_committed(self, located: Located, segment: Segment) -> None:
+    def _fold_committed(self, header: Header, fold: Callable[[], object]) -> None:
         state = self._state
         opened, position, file = state.open_index, state.open_pos, state.file
-        fold_stored(state, located, segment)
-        if located.header.kind == Kind.CANCEL and opened is not None:
-            self._due.append(partial(self._mark_cancelled, opened, located.header.index, position))
+        fold()
+        self._purge_due = self._purge_due or header.kind == Kind.PURGE
+        if header.kind == Kind.CANCEL and opened is not None:
+            self._due.append(partial(self._mark_cancelled, opened, header.index, position))
         if state.file is not None and state.file_id != (0 if file is None else file.id):
             both = [_info_of(one) for one in (file, state.file) if one is not None]
             self._due.append(partial(self._put_files, both))
@@ -591,6 +657,8 @@ class Log:
 
     def _cut(self, index: int) -> None:
         """Makes `index` the next entry to be appended. The append lock is held."""
+        for number in [number for number in self._recent if number >= index]:
+            del self._recent[number]
         if self._active.log.size() > self._active.end:  # an append was interrupted
             os.ftruncate(self._active.log.fd, self._active.end)
         if index <= self._last_index:
@@ -649,6 +717,7 @@ class Log:
     def _begin_anew(self, newest: int, state: LogState) -> None:
         """Other files are in place: the newest segment is `newest`, the state after the last entry `state`."""
         self._segments.forget_all()  # an entry that was never committed may have begun a segment of the same name
+        self._recent.clear()
         self._marks = MarkFile(self._directory)
         self._active = _open_active(self._directory, newest, None)
         self._last_index = self._durable_index = self._commit_index = state.index

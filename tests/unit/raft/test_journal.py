@@ -21,7 +21,7 @@ from kingbus_node.raft.configuration import Configuration
 from kingbus_node.raft.core import Raft
 from kingbus_node.raft.errors import ProtocolError
 from kingbus_node.raft.journal import Draft, Journal, Sealed
-from kingbus_node.raft.messages import Append, Entry, Kind, decode, encode
+from kingbus_node.raft.messages import Append, AppendReply, Entry, Kind, decode, encode
 from kingbus_node.raft.settings import Settings
 from kingbus_node.raft.storage import HardState, Identity, Snapshot, Storage
 from kingbus_node.raft.syncer import Syncer
@@ -182,7 +182,7 @@ def test_damaged_and_misplaced_entries_of_a_peer_are_refused_and_nothing_is_writ
     good = travel(disk.journal.read(1, 1 << 20))
 
     def changed(entry: Entry, at: int = -3, **fields: int) -> Entry:
-        data = bytearray(entry.parts[0])
+        data = bytearray(bytes(entry.parts[0]))
         data[at] ^= 1 if not fields else 0
         values = {"index": entry.index, "term": entry.term, "kind": entry.kind, "size": entry.size, **fields}
         return Entry(values["index"], values["term"], Kind(values["kind"]), (bytes(data),), values["size"])
@@ -655,3 +655,19 @@ def test_a_node_that_needs_purged_entries_begins_with_the_leaders_snapshot(tmp_p
     assert replace(state, members=b"", members_index=0) == leader.disk.log.state
     assert bytes_of(away.disk.journal) == bytes_of(leader.disk.journal)
     assert str(LogReader(away.disk.directory).purged()) == executed(60)
+
+
+def test_the_news_of_a_commit_is_taken_without_an_answer_and_a_heartbeat_is_answered(tmp_path: Path) -> None:
+    cluster = Cluster(tmp_path)
+    leader = cluster.led().raft
+    follower = next(m.raft for m in cluster.members.values() if not m.raft.is_leader)
+    cluster.run(lambda: follower.durable_index == leader.storage.last_index)
+    follower.messages(cluster.now)
+    news = Append(leader.term, 0, 0, 0, leader.storage.last_index)
+    follower.step(leader.address, news, cluster.now)
+    assert follower.commit_index == leader.storage.last_index
+    assert follower.messages(cluster.now) == []
+    follower.step(leader.address, replace(news, clock=7), cluster.now)
+    ((peer, answer),) = follower.messages(cluster.now)
+    assert peer == leader.address
+    assert isinstance(answer, AppendReply)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
+import numpy as np
 import pytest
 
 from kingbus_node.raft.errors import ProtocolError
@@ -15,6 +18,7 @@ from kingbus_node.raft.links import Lane, Link, LinkError
 from kingbus_node.raft.loop import LONGEST_SCALING, Turnstile, election_timeout
 from kingbus_node.raft.messages import Append, Entry, Install, Kind, TimeoutNow
 from kingbus_node.raft.transport import Connected
+from kingbus_node.store.durable import FileHandle, FileSlice
 
 
 @pytest.fixture
@@ -146,3 +150,41 @@ def test_a_thread_that_takes_the_lock_again_and_again_keeps_nobody_out() -> None
     for thread in threads:
         thread.join(60)
     assert over.is_set()
+
+
+@pytest.mark.parametrize("encrypted", [False, True])
+def test_a_lane_sends_what_lies_in_a_file_between_what_does_not(
+    pair: tuple[socket.socket, socket.socket], tmp_path: Path, encrypted: bool
+) -> None:
+    content = np.random.default_rng(1).bytes(5_000_000)
+    path = tmp_path / "file"
+    path.write_bytes(content)
+    file = FileHandle(path, os.O_RDONLY)
+    sender = lane(pair[0], limit=16 << 20)
+    sender._tls = encrypted  # bytes to be encrypted have to be read
+    sender.queue([b"head", FileSlice(file, 10, 3_000_000), FileSlice(file, 3_000_010, 1_000_000)])
+    sender.queue([b"middle", FileSlice(file, 0, 7), FileSlice(file, 8, 7), b"end"])
+    assert sender.queued == 4_000_027
+    received = b""
+    while sender.queued:
+        sender.flush()
+        while True:
+            try:
+                received += pair[1].recv(1 << 20)
+            except BlockingIOError:
+                break
+    assert received == b"head" + content[10:4_000_010] + b"middle" + content[:7] + content[8:15] + b"end"
+    assert sender.sent_bytes == len(received)
+
+
+@pytest.mark.parametrize("encrypted", [False, True])
+def test_a_lane_breaks_when_the_file_was_cut_meanwhile(
+    pair: tuple[socket.socket, socket.socket], tmp_path: Path, encrypted: bool
+) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"short")
+    sender = lane(pair[0])
+    sender._tls = encrypted
+    sender.queue([FileSlice(FileHandle(path, os.O_RDONLY), 3, 10)])
+    with pytest.raises(OSError, match="too early"):
+        sender.flush()

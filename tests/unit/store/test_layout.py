@@ -9,11 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from kingbus_node.store.catalogue import Catalogue, CatalogueReader, FileInfo
 from kingbus_node.store.durable import FileHandle
 from kingbus_node.store.errors import CorruptLogError, FormatVersionError
-from kingbus_node.store.index import RECORD, checks, intact, seal
+from kingbus_node.store.index import RECORD, checks, intact, seal, sealed_row
 from kingbus_node.store.marks import HardState, Mark, MarkFile, read_hard_state, write_hard_state
 from kingbus_node.store.segment import SegmentHeader, list_segments, read_header
 from kingbus_node.store.watermark import Watermark
@@ -160,3 +162,10 @@ def test_the_watermark_is_four_words_that_a_reader_sees_at_once(tmp_path: Path) 
     data = (tmp_path / "watermark").read_bytes()
     assert len(data) == 4096
     assert data[:32] == b"KBWATER\x01" + struct.pack("<QQQ", 2**63, 7, 2**63 + 1)
+
+
+@given(st.lists(st.integers(0, 255), min_size=62, max_size=62))
+def test_a_record_made_alone_is_the_one_that_many_are_made_as(words: list[int]) -> None:
+    record = np.frombuffer(bytes(words) + b"\0\0", RECORD).copy()
+    row = tuple(int(record[0][name]) for name in record.dtype.names or ())
+    assert sealed_row(row) == seal(record).tobytes()

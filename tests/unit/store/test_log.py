@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import pytest
 from unit.store.samples import CANCEL, NOOP, executed, started, write
 
 from kingbus_node.store import log as log_module
-from kingbus_node.store.entry import Entry, Kind, Meta, encode
+from kingbus_node.store.entry import HEADER_SIZE, Entry, Kind, Meta, encode
 from kingbus_node.store.errors import (
     InvalidEntryError,
     LogClosedError,
@@ -19,7 +18,7 @@ from kingbus_node.store.errors import (
     PurgedError,
     StoreError,
 )
-from kingbus_node.store.log import Log
+from kingbus_node.store.log import Log, Place
 from kingbus_node.store.marks import HardState
 from kingbus_node.store.reader import LogReader
 from kingbus_node.store.segment import list_segments
@@ -317,21 +316,21 @@ def test_an_entry_notes_how_many_before_it_were_not_durable_yet(tmp_path: Path) 
 def test_memory_does_not_grow_with_entries_and_files(tmp_path: Path) -> None:
     import tracemalloc
 
-    def grown(build: Callable[[], None]) -> int:
-        tracemalloc.start()
-        build()
-        size, _ = tracemalloc.get_traced_memory()
-        tracemalloc.stop()
-        return size
-
     log, source = started(tmp_path, segment_bytes=1 << 20)
 
     def build() -> None:
         for _ in range(30):
             write(log, *(entry for _ in range(30) for entry in (source.transaction((30,)), source.file())))
 
-    grown(build)
-    assert grown(build) < 100_000
+    tracemalloc.start()
+    try:
+        build()  # the newest entries are remembered, so many of them
+        first, _ = tracemalloc.get_traced_memory()
+        build()
+        second, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert second - first < 100_000
     reader = LogReader(tmp_path)
     assert sum(1 for _ in reader.files()) == 1801
     assert reader.state().file_id == 1801
@@ -345,4 +344,41 @@ def test_an_entry_too_big_is_refused(tmp_path: Path) -> None:
         encode(entry, 1, 1, 0)
     with pytest.raises(InvalidEntryError):
         log.append([replace(source.transaction(), payload=bytes(65 << 20))], 1)
+    log.close()
+
+
+def test_the_newest_entries_are_found_without_reading_where_the_index_has_them(tmp_path: Path) -> None:
+    log, source = started(tmp_path, segment_bytes=20_000)
+    for size in (30, 3_000, 30, 9_000, 50, 5_000, 5_000, 30, 100):
+        log.append([source.transaction((size,))], 1)
+    log.append([Entry(Kind.NOOP)], 2)
+    log.commit(log.last_index)
+
+    def everything(log: Log) -> list[tuple[str, list[Place]]]:
+        found = []
+        for first in range(1, log.last_index + 1):
+            for last in range(first, log.last_index + 1):
+                for most in (1, 200, 4_000, 15_000, 1 << 20):
+                    file, places = log.places(first, last, most)
+                    found.append((file.path.name, places))
+        return found
+
+    remembered = everything(log)
+    log.close()
+    log = Log.open(tmp_path, segment_bytes=20_000)
+    assert everything(log) == remembered
+    log.close()
+
+
+def test_what_was_cut_off_is_not_remembered(tmp_path: Path) -> None:
+    log, source = started(tmp_path)
+    log.append([source.transaction((100,)), source.transaction((200,))], 1)
+    last = log.last_index
+    log.truncate_from(last)
+    log.append([Entry(Kind.NOOP)], 2)
+    log.commit(last)
+    file, places = log.places(last, last, 1 << 20)
+    assert (places[0].term, places[0].kind, places[0].size) == (2, Kind.NOOP, HEADER_SIZE)
+    assert places[0].offset + HEADER_SIZE == file.size()
+    assert log.state.term == 2
     log.close()
