@@ -29,6 +29,8 @@ _FRAME = struct.Struct("<III")
 _BEAT = struct.Struct("<BQ")
 _PING, _PONG = 0xF0, 0xF1
 _LONG = 64 << 10
+_KEPT = 16 << 20  # bytes of a buffer that is kept for a while after it was needed
+_PATIENCE = 256  # pieces that arrive before it goes
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,18 +91,25 @@ class FrameReader:
 
     What a message refers to is valid until the next call of ``space``.
 
-    :param size: bytes of the buffer, which grows for a longer frame and shrinks again
+    :param size: bytes of the buffer, which grows for a longer frame, and shrinks again when none has come for a while:
+        where there is one there are often more, and fresh memory costs more than what is received into it
     """
 
     def __init__(self, size: int) -> None:
         self._size = size
         self._data = bytearray(size)
         self._start = self._end = 0
+        self._patience = 0
 
     def space(self) -> memoryview:
         """Where the next bytes belong: at least one byte."""
         held = self._end - self._start
         room = max(self._size, min(self._wanted(), 2 * held))
+        if room > self._size:
+            self._patience = _PATIENCE
+        elif self._patience and len(self._data) <= _KEPT:
+            self._patience -= 1
+            room = len(self._data)
         if held == 0 and room == len(self._data):
             self._start = self._end = 0
         elif room > len(self._data) or (room < len(self._data) and held < room):

@@ -151,10 +151,22 @@ def test_memory_grows_with_what_arrives_not_with_what_is_announced() -> None:
     assert peak < 1_000_000
 
 
-def test_a_buffer_that_grew_shrinks_again() -> None:
+def big(size: int) -> Append:
+    return Append(1, 0, 0, 0, 0, (Entry(1, 1, Kind.DATA, (b"x" * size,), size),))
+
+
+def test_a_buffer_that_grew_is_kept_for_a_while_and_shrinks_again() -> None:
     reader = FrameReader(4096)
-    big = Append(1, 0, 0, 0, 0, (Entry(1, 1, Kind.DATA, (b"x" * 100_000,), 100_000),))
-    assert len(read(reader, bytes_of([big, Ping(1)]), [4096])) == 2
+    assert len(read(reader, bytes_of([big(100_000), Ping(1)]), [4096])) == 2
+    assert len(reader.space()) >= 100_000
+    pings = [Ping(number) for number in range(300)]
+    assert read(reader, bytes_of(pings), [len(bytes_of(pings[:1]))]) == pings
+    assert len(reader.space()) == 4096
+
+
+def test_a_buffer_that_grew_very_much_shrinks_at_once() -> None:
+    reader = FrameReader(4096)
+    assert len(read(reader, bytes_of([big(20 << 20), Ping(1)]), [1 << 20])) == 2
     assert len(reader.space()) == 4096
 
 
