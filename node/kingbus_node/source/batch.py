@@ -52,6 +52,8 @@ logger = logging.getLogger(__name__)
 TARGET: Final = 1 << 20
 """Bytes of packets after which an entry is closed at the next end of a transaction, or a transaction is fragmented."""
 
+_FRAGMENTS: Final = 4
+"""Times that size after which a fragment is closed at the latest, unless one packet is bigger."""
 _WRAP: Final = 1 << 32
 _FORMAT_CREATED: Final = slice(HEADER_LENGTH + 52, HEADER_LENGTH + 56)
 _LOG_POS: Final = 13
@@ -395,8 +397,19 @@ class Batcher:
                 self._close_draft()
             at, done = stop, known
         if at < high - low:
-            self._onto_tail(block.pile(low + at, high, ends[at:]))
+            self._open(block, low + at, high, ends[at:])
+
+    def _open(self, block: Block, low: int, high: int, ends: Ints) -> None:
+        """Events of a transaction that has not ended, to the last of the frame: a big one comes in fragments."""
+        limits = block.ends(low, high)
+        at = 0
+        while at < len(ends):
+            start = self._tail.start if self._tail is not None else block.start_of(low + at)
+            stop = min(int(np.searchsorted(limits, start + _FRAGMENTS * self._target)) + 1, len(ends))
+            stop = max(stop, at + 1)
+            self._onto_tail(block.pile(low + at, low + stop, ends[at:stop]))
             self._fragment_if_big()
+            at = stop
 
     def _go_on(self, block: Block, packets: int) -> None:
         """The first packets of a block, which continue the event that the block before left unfinished."""

@@ -87,6 +87,17 @@ def test_fragments_of_a_cut_transaction_are_cancelled_and_fetched_again(flavor: 
 
 
 @FLAVORS
+def test_fragments_are_small_however_much_of_a_transaction_comes_at_once(flavor: Flavor) -> None:
+    origin, harness = Origin(flavor), Harness(entry_bytes=500)
+    origin.write(*[bytes(100) for _ in range(300)])
+    harness.session(origin, portions=by(25_000))
+    assert_holds(harness, origin)
+    sizes = [len(entry.payload) for entry in harness.log.live()]
+    assert sum(sizes[:-1]) > 20_000
+    assert max(sizes[:-1]) < 2_300
+
+
+@FLAVORS
 def test_a_source_that_was_restarted_goes_on_in_its_next_file(flavor: Flavor) -> None:
     origin, harness = small(flavor), Harness()
     harness.session(origin)
