@@ -555,7 +555,8 @@ class Cluster:
         ready = leadership is not None and self._commit_index >= leadership.noop_index
         successor = leadership.successor if leadership is not None else None
         heard = raft.term, raft.leader
-        seen = (reign, ready, heard, successor, raft.suspended, raft.configuration_index, raft.commit_index)
+        configured = raft.configuration_index, raft.configuration_index <= raft.commit_index
+        seen = (reign, ready, heard, successor, raft.suspended, configured)
         self._contact = raft.contact
         if seen == self._seen:
             return

@@ -155,16 +155,13 @@ class Link:
         self.number = connected.number
         self.control = Lane(connected.control, buffer=CONTROL_BUFFER, limit=MAX_CONTROL_QUEUE)
         self.bulk = Lane(connected.bulk, buffer=BULK_BUFFER, limit=window)
+        self.lanes = (self.control, self.bulk)
+        """Short messages first."""
         self.since = now
         self.heard = now
         """When something arrived last."""
         self.round_trip: float | None = None
         """Seconds, smoothed."""
-
-    @property
-    def lanes(self) -> tuple[Lane, Lane]:
-        """Short messages first."""
-        return self.control, self.bulk
 
     def send(self, message: Framed) -> None:
         """Queues a message on the connection that it belongs to. :raises LinkError: too much waits there"""

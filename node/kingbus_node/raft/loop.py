@@ -142,6 +142,7 @@ class Loop:
         self._sync_begun: float | None = None
         self._looked = time.monotonic()
         self._next_beat = self._next_check = self._looked
+        self._beat_interval = min(1.0, options.election_timeout / _BEATS)
         self._peers_of: object = None
         self._reign: int | None = None  # the term that this node led in, in the round before
         self._thread = threading.Thread(target=self._run, name="raft", daemon=True)
@@ -260,8 +261,9 @@ class Loop:
             logger.debug("no election: %s", error)
 
     def _patience(self) -> float:
-        if any(lane.unread for link in self.links.values() for lane in link.lanes):
-            return 0.0
+        for link in self.links.values():
+            if link.control.unread or link.bulk.unread:
+                return 0.0
         if self._committed < self.raft.readable_index:
             return 0.0
         return max(0.0, min(self.raft.deadline, self._next_beat) - time.monotonic())
@@ -410,7 +412,8 @@ class Loop:
                 for lane in link.lanes:
                     if lane.queued and not lane.blocked:
                         lane.flush()
-                    self._watch(link, lane)
+                    if lane.blocked != (lane in self._writing):
+                        self._watch(link, lane)
             except OSError as error:
                 self._drop(link, error)
 
@@ -424,8 +427,6 @@ class Loop:
             self._drop(link, error)
 
     def _watch(self, link: Link, lane: Lane) -> None:
-        if lane.blocked == (lane in self._writing):
-            return
         if lane.blocked:
             self._writing.add(lane)
             events = selectors.EVENT_READ | selectors.EVENT_WRITE
@@ -448,10 +449,6 @@ class Loop:
         self._observer.committed(self._committed)
 
     # Time
-
-    @property
-    def _beat_interval(self) -> float:
-        return min(1.0, self._options.election_timeout / _BEATS)
 
     def _beat(self, now: float) -> None:
         self._next_beat = now + self._beat_interval
