@@ -130,7 +130,9 @@ class Log:
         self._purge_due = False
         self._closed = False
         self._snapshot: LogState | None = None
-        self._recent: dict[int, _Noted] = {}  # the last ones, by index and without gaps; changed under the append lock
+        self._recent: list[_Noted | None] = [
+            None
+        ] * _NOTED_ENTRIES  # by index modulo that; changed under the append lock
         self._hard_state = read_hard_state(directory)
         finish_adoption(directory)
         remove_leftovers(directory)
@@ -361,7 +363,7 @@ class Log:
 
     def _recent_places(self, first: int, last: int, max_bytes: int) -> tuple[Segment, list[Place]] | None:
         """The same from memory; None if entry `first` is not remembered."""
-        noted = self._recent.get(first)
+        noted = self._noted(first)
         if noted is None:
             return None
         number, left, places = noted.segment, max_bytes, list[Place]()
@@ -372,7 +374,7 @@ class Log:
                 break
             places.append(Place(first, header.term, header.kind, noted.offset, header.size))
             first += 1
-            noted = self._recent.get(first)
+            noted = self._noted(first)
         return self._segments.open(number), places
 
     def _recorded_places(self, first: int, last: int, max_bytes: int) -> tuple[Segment, list[Place]]:
@@ -484,14 +486,16 @@ class Log:
         self._remember(pending.noted)
 
     def _remember(self, noted: Sequence[_Noted]) -> None:
-        recent = self._recent
         for entry in noted:
-            if entry.header.meta_len > _NOTED_META:
-                recent.clear()
-            else:
-                recent[entry.header.index] = entry
-        while len(recent) > _NOTED_ENTRIES:
-            del recent[next(iter(recent))]
+            self._recent[entry.header.index % _NOTED_ENTRIES] = entry if entry.header.meta_len <= _NOTED_META else None
+
+    def _noted(self, index: int) -> _Noted | None:
+        """An entry that is remembered. Any thread: what is found is of that index, and was appended as a whole."""
+        noted = self._recent[index % _NOTED_ENTRIES]
+        return noted if noted is not None and noted.header.index == index else None
+
+    def _forget_from(self, index: int) -> None:
+        self._recent = [None if noted is None or noted.header.index >= index else noted for noted in self._recent]
 
     def _roll(self) -> None:
         """Ends the newest segment, synced as a whole, and begins the next."""
@@ -563,7 +567,7 @@ class Log:
                 raise StoreError(f"entry {index} cannot be committed: the last one here is {self._last_index}")
             self._snapshot, file_id = None, self._state.file_id
             try:
-                while self._state.index < index and (noted := self._recent.get(self._state.index + 1)) is not None:
+                while self._state.index < index and (noted := self._noted(self._state.index + 1)) is not None:
                     self._fold_committed(noted.header, partial(self._state.fold, noted.header, noted.meta))
                 for located, segment in self._segments.entries(self._state.index + 1, index):
                     self._fold_committed(located.header, partial(fold_stored, self._state, located, segment))
@@ -657,8 +661,7 @@ class Log:
 
     def _cut(self, index: int) -> None:
         """Makes `index` the next entry to be appended. The append lock is held."""
-        for number in [number for number in self._recent if number >= index]:
-            del self._recent[number]
+        self._forget_from(index)
         if self._active.log.size() > self._active.end:  # an append was interrupted
             os.ftruncate(self._active.log.fd, self._active.end)
         if index <= self._last_index:
@@ -717,7 +720,7 @@ class Log:
     def _begin_anew(self, newest: int, state: LogState) -> None:
         """Other files are in place: the newest segment is `newest`, the state after the last entry `state`."""
         self._segments.forget_all()  # an entry that was never committed may have begun a segment of the same name
-        self._recent.clear()
+        self._forget_from(0)
         self._marks = MarkFile(self._directory)
         self._active = _open_active(self._directory, newest, None)
         self._last_index = self._durable_index = self._commit_index = state.index
