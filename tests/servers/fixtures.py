@@ -34,7 +34,10 @@ class Pool:
         """A running server of a release of `kingbus_node.demo.servers.RELEASES`, on a free port if none is given."""
         server_id = len(self._servers) + 1
         folder = self._folder / f"{release}-{server_id}"
-        server = Server(ensure(release), folder, server_id=server_id, port=port, options=options)
+        return self.add(Server(ensure(release), folder, server_id=server_id, port=port, options=options))
+
+    def add(self, server: Server) -> Server:
+        """Start a server that a test has made itself, and end it with the pool."""
         self._servers.append(server)
         return server.start()
 

@@ -155,6 +155,7 @@ class Batcher:
         self._awaits_base = plan.base_in_file
         self._base: ExecutedSet | None = None
         self._found = False
+        self._begun = False  # a transaction has come in this dump
         self._counters = counters or Counters()
 
     # What others may see
@@ -302,18 +303,25 @@ class Batcher:
     def _jump(self, events: Events, i: int) -> None:
         """Event `i` does not begin where the one before it ended: move there, if that can be right."""
         begin = (int(events.log_pos[i]) - int(events.size[i])) % _WRAP
-        ahead = (begin - self._pos) % _WRAP
         where = f"{type_name(int(events.type[i]))} begins at {begin} of {self._file}, expected {self._pos}"
-        if ahead >= _WRAP // 2:
-            raise self._diverged(f"the source went back: {where}")
         if not self._plan.skips or self._tracker.open or self._fragmented:
             raise self._diverged(f"the source left out bytes: {where}")
-        target = self._pos + ahead
         if self._flavor is Flavor.MYSQL:
             # A MySQL source says with a heartbeat how far it has skipped, before the next event that it sends.
             if self._skip_to is None or self._skip_to % _WRAP != begin:
                 raise self._diverged(f"the source left out bytes without saying so: {where}")
-            target = max(target, self._skip_to)
+            target = self._skip_to
+        elif self._held_end >= _WRAP and events.type[i] != EventType.MARIADB_GTID:
+            # Something outside of transactions, which it repeats: anywhere in what the log holds, or right behind.
+            before = (self._held_end - begin) % _WRAP
+            target = self._held_end - before - (_WRAP if 0 < before < int(events.size[i]) else 0)
+        else:
+            # MariaDB does not say it, nor ever a position beyond 32 bits. But what it leaves out is what the log holds.
+            known = max(self._pos, self._held_end if events.type[i] == EventType.MARIADB_GTID else 0)
+            ahead = (begin - known) % _WRAP
+            if ahead >= _WRAP // 2 and (self._begun or self._held_end):
+                raise self._diverged(f"the source went back: {where}")
+            target = known + ahead
         self._skip_to = None
         self._close_draft()
         self._pos = target
@@ -364,6 +372,7 @@ class Batcher:
         found = self._tracker.feed(block.buffer, part)
         self._skip_to = None
         self._found = True
+        self._begun = self._begun or self._tracker.open or len(found) > 0
         if self._awaits_base and (self._tracker.open or len(found)):
             self._learn_base(executed_set(self._flavor))  # a file that does not begin with what was before it
         cut = block.is_cut(high)

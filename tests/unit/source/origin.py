@@ -68,7 +68,7 @@ class Origin:
     """See the module. `clock` is the time of the next event, in seconds; each event takes one.
 
     `legacy_positions`: False for MariaDB since 11.4, whose events within transactions have log_pos 0, and which begins
-    a dump by GTID where its index says, behind the head of the file.
+    a dump by GTID where its index says, behind the head of the file. `wrap`: where the positions in events begin anew.
     """
 
     def __init__(
@@ -82,9 +82,11 @@ class Origin:
         base: str = "binlog",
         executed: Executed | None = None,
         legacy_positions: bool = True,
+        wrap: int = 1 << 32,
     ) -> None:
         self.flavor = flavor
         self.legacy_positions = legacy_positions
+        self.wrap = wrap
         self.server_uuid = server_uuid
         self.server_id = server_id
         self.checksum = checksum
@@ -111,7 +113,7 @@ class Origin:
             server_id=self.server_id,
             checksum=self.checksum,
             timestamp=self.clock,
-            log_pos=file.end + size if edge or self.legacy_positions else 0,
+            log_pos=(file.end + size) % self.wrap if edge or self.legacy_positions else 0,
             flags=flags,
         )
         file.events.append(Stored(file.end, data, group, gtid))

@@ -14,6 +14,7 @@ from unit.source.origin import OTHER_UUID, Origin
 from kingbus_node.binlog.constants import Flavor
 from kingbus_node.binlog.gtid import GtidSet
 from kingbus_node.binlog.mariadb import MariadbState
+from kingbus_node.source import batch, resume
 from kingbus_node.source.errors import Disconnected, Diverged, Refused
 from kingbus_node.source.resume import purged_behind
 from kingbus_node.source.settings import FACT_SETTINGS
@@ -65,6 +66,54 @@ def test_events_without_positions_within_transactions_go_on_exactly() -> None:
         harness.session(origin, cut=cut)
         harness.session(origin)
         assert_holds(harness, origin)
+
+
+@pytest.fixture
+def small_positions(monkeypatch: pytest.MonkeyPatch) -> int:
+    """Positions of 11 bits in the place of those of 32: files need not have gigabytes to go beyond them."""
+    wrap = 1 << 11
+    monkeypatch.setattr(batch, "_WRAP", wrap)
+    monkeypatch.setattr(resume, "_MAX_FILE_POSITION", wrap - 1)
+    return wrap
+
+
+@KINDS
+def test_files_whose_positions_no_longer_fit_their_events_go_on_exactly_wherever_they_are_cut(
+    small_positions: int, flavor: Flavor, legacy_positions: bool
+) -> None:
+    origin = Origin(flavor, wrap=small_positions, legacy_positions=legacy_positions)
+    for size in (300, 700, 1, 900, 10, 400, 800, 2, 3):
+        origin.write(bytes(size), b"row")
+        if flavor is Flavor.MARIADB and size == 10:
+            origin.checkpoint()
+    if flavor is Flavor.MYSQL:  # MariaDB, asked by GTID, would leave out a ROTATE with nothing new before it
+        origin.rotate()
+        origin.write(b"in the next file")
+    assert origin.files[0].end > 2 * small_positions
+    for cut in range(0, Harness().length(origin) + 1, 43):
+        harness = Harness(entry_bytes=300)
+        harness.session(origin, cut=cut)
+        for _ in range(2):
+            assert isinstance(harness.session(origin), Disconnected)
+        assert_holds(harness, origin)
+
+
+@FLAVORS
+def test_a_start_far_into_a_file_is_at_the_right_place(small_positions: int, flavor: Flavor) -> None:
+    """Behind more than half of what positions can say; beyond all of it MySQL only can say where it is."""
+    origin = Origin(flavor, wrap=small_positions)
+    for size in (500, 600) if flavor is Flavor.MARIADB else (500, 600, 700, 800):
+        origin.write(bytes(size))
+    start, place = str(origin.executed), origin.files[0].end
+    origin.write(b"wanted")
+    harness = Harness(start=start)
+    harness.session(origin)
+    entries = [entry for entry in harness.log.live() if not entry.flags & Flag.FILE_START]
+    assert [(entry.start_pos, entry.end_pos) for entry in entries] == [(place, origin.files[0].end)]
+    origin.write(b"more")
+    harness.session(origin)
+    assert harness.log.state.end_pos == origin.files[0].end
+    assert str(harness.log.state.executed) == str(origin.executed)
 
 
 @FLAVORS
