@@ -16,7 +16,7 @@ from kingbus_operator.planning.observed import dig
 def _refusal(stage: Stage, body: Json, path: str, value: object) -> str:
     wrong = changed(changed(body, path, value), "metadata.namespace", stage.where)
     with pytest.raises(Refused) as caught:
-        kubectl("apply", "--server-side", "--dry-run=server", "-f", "-", text=json.dumps(wrong))
+        kubectl("apply", "--dry-run=server", "-f", "-", text=json.dumps(wrong))
     return str(caught.value)
 
 

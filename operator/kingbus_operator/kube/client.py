@@ -70,6 +70,11 @@ class ApiError(Exception):
         """Somebody else was faster: look again."""
         return self.status == 409 or (self.status == 422 and "the server rejected our request" in self.message)
 
+    @property
+    def namespace_ends(self) -> bool:
+        """Nothing can be made there any more: the namespace is being deleted, and soon what we look after with it."""
+        return self.status == 403 and "because it is being terminated" in self.message
+
 
 class Api:
     """One connection pool. Use as an asynchronous context manager."""

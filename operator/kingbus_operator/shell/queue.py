@@ -99,8 +99,11 @@ class Queue:
             except Fenced:
                 return LONGEST_WAIT, False  # about to be cancelled
             except ApiError as error:
-                self._metrics.reconcile_errors.inc()
                 wait = max(min(FIRST_WAIT * 2**failures, LONGEST_WAIT), error.retry_after or 0)
+                if error.namespace_ends:
+                    log.info("%s/%s goes with its namespace", *key)
+                    return wait, True
+                self._metrics.reconcile_errors.inc()
                 log.warning("%s/%s: %s; again in %.0f s", *key, error, wait)
                 return wait, True
             except Exception:

@@ -198,6 +198,8 @@ class Reconciler:
         try:
             await self._api.create(event(cluster, note, now, self._settings.instance))
         except ApiError as error:
+            if error.namespace_ends:
+                return
             log.warning("an Event could not be written (%s): %s: %s", error, note.reason, note.message)
 
     def _fence(self) -> None:

@@ -145,3 +145,30 @@ def test_metrics_count_clusters_by_phase() -> None:
     assert 'kingbus_operator_clusters{phase="Degraded"} 1.0' in text
     metrics.stood_down()
     assert 'kingbus_operator_clusters{phase="Running"} 0.0' in metrics.exposition().decode()
+
+
+def test_a_namespace_that_is_being_deleted_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "FIRST_WAIT", 0.001)
+    said = 'services "orders" is forbidden: unable to create new content in namespace a because it is being terminated'
+
+    async def story() -> None:
+        gone = asyncio.Event()
+        answers: list[Exception | None] = [ApiError(403, "Forbidden", said), None]
+
+        async def work(namespace: str, name: str) -> float | None:
+            del namespace, name
+            answer = answers.pop(0)
+            if answer is not None:
+                raise answer
+            gone.set()
+            return None
+
+        metrics = Metrics()
+        queue = Queue(work, metrics)
+        queue.resume()
+        queue.add("a", "orders")
+        await gone.wait()
+        await queue.pause()
+        assert b"kingbus_operator_reconcile_errors_total 0.0" in metrics.exposition()
+
+    run(story)
