@@ -116,19 +116,28 @@ class Cluster:
             authority.kubeconfig(node.name, SERVER, f"system:node:{node.name}", "system:nodes", hosts)
 
     def _link(self) -> None:
-        """A cable between the nodes; each knows the way to the other's pods."""
+        """A cable from the second node into a switch that the first one has; each knows the way to the other's pods.
+
+        The first one's address is the switch's, so that it stays when the second one's power is cut.
+        """
         first, second = self.nodes
-        # The other end of an earlier cable goes a moment after its node.
-        wait_until(lambda: "eth0" not in first.run("ip", "-brief", "link"), 30, "an earlier cable to be gone")
-        # By the network alone: the second node's process has its number on the machine, not in the first node.
-        inside = ["nsenter", f"--target={first.first}", "--net", "ip", "link", "add", "eth0", "type", "veth"]
+        if "eth0" not in first.run("ip", "-brief", "link"):
+            first.run("ip", "link", "add", "eth0", "type", "bridge")
+            self._address(first, second)
+        # An earlier cable goes a moment after its node.
+        wait_until(lambda: "cable" not in first.run("ip", "-brief", "link"), 30, "an earlier cable to be gone")
+        # In the first node's network alone: the second one's process has its number on the machine, not in the first.
+        inside = ["nsenter", f"--target={first.first}", "--net", "ip", "link", "add", "cable", "type", "veth"]
         _run(*inside, "peer", "name", "eth0", "netns", str(second.first))
-        for node, other in ((first, second), (second, first)):
-            node.run("ip", "address", "add", f"{node.address}/24", "dev", "eth0")
-            node.run("ip", "link", "set", "eth0", "up")
-            # Whoever looks for the machine's own address looks for the default route.
-            node.run("ip", "route", "add", "default", "dev", "eth0")
-            node.run("ip", "route", "add", other.pods, "via", other.address)
+        first.run("ip", "link", "set", "cable", "master", "eth0", "up")
+        self._address(second, first)
+
+    def _address(self, node: Node, other: Node) -> None:
+        node.run("ip", "address", "add", f"{node.address}/24", "dev", "eth0")
+        node.run("ip", "link", "set", "eth0", "up")
+        # Whoever looks for the machine's own address looks for the default route.
+        node.run("ip", "route", "add", "default", "dev", "eth0")
+        node.run("ip", "route", "add", other.pods, "via", other.address)
 
     # The control plane
 
