@@ -55,7 +55,7 @@ def test_another_user_of_the_source(running: Stage) -> None:
         running.wait(lambda: "other" in running.dumps().values(), "the leader to connect as another user")
 
     assert running.restarts() == restarts, "no pod was restarted"
-    assert running.condition("SourceConnected")["status"] == "True"
+    running.wait(lambda: running.condition("SourceConnected").get("status") == "True", "the operator to say so")
 
 
 def test_a_wrong_password_of_the_source_is_told_and_put_right(stage: Stage) -> None:

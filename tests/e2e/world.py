@@ -11,7 +11,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -501,9 +501,10 @@ class Machine:
                 os.kill(pid, signal.SIGCONT)
 
     def signal(self, pod: Json, number: int) -> None:
-        """Sends a signal to all processes of a pod."""
+        """Sends a signal to all processes of a pod; some of them may end with the first."""
         for pid in self.processes(pod):
-            os.kill(pid, number)
+            with suppress(ProcessLookupError):
+                os.kill(pid, number)
 
 
 def local() -> Cluster:

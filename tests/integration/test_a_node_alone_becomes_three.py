@@ -5,6 +5,7 @@ of the log is needed any more, and the copies that the new nodes take are seen, 
 from __future__ import annotations
 
 import time
+from contextlib import ExitStack
 
 import pytest
 from servers.ensemble import Ensemble
@@ -30,21 +31,23 @@ def test_a_node_alone_becomes_three_and_its_replica_notices_nothing(pool: Pool) 
     ensemble.converge(replica)
     wait_until(lambda: purges(ensemble, first), 60, "a purge: a new node cannot be sent all that ever was")
     connection = connections(first)
-    with ensemble.workload.in_background():
-        for number in (2, 3):
-            join(ensemble, number)
-    ensemble.converge(replica)
-    assert connections(first) == connection, "the replica has connected again"
+    with ExitStack() as joined:
+        with ensemble.workload.in_background():
+            for number in (2, 3):
+                join(ensemble, number, joined)
+        ensemble.converge(replica)
+        assert connections(first) == connection, "the replica has connected again"
 
 
-def join(ensemble: Ensemble, number: int) -> None:
-    """Adds a node, looks at its copy of the log, and waits until it votes."""
+def join(ensemble: Ensemble, number: int, joined: ExitStack) -> None:
+    """Adds a node, looks at its copy of the log, and waits until it votes. It lives as long as `joined` is open."""
     first = ensemble.cluster.nodes[0]
     name = f"node-{number}"
     settings = {"raft": {**RAFT, "join": True}, "storage": STORAGE}
     node = NodeProcess(ensemble.source, first.folder.parent / name, name=name, settings=settings)
     node.peers = (first.raft_address,)
     ensemble.cluster.nodes.append(node)
+    joined.callback(node.kill)
     node.start(ready=False)  # before it is a member: so that the copy is seen from the beginning
     first.order("POST", "/v1/members", {"name": name, "address": f"127.0.0.1:{node.raft_port}"})
     seen = wait_until(lambda: copying(node), 60, f"{name} to copy the log", found=node.log_tail)
