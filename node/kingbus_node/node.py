@@ -55,9 +55,9 @@ logger = logging.getLogger(__name__)
 _WATCH_SECONDS = 0.5
 _READER_SECONDS = 5.0
 _HAND_OVER_SECONDS = 5.0
-_SWITCH_SECONDS = 0.0005
 _SOURCE_STATUS = "source-status"
 _SOURCE_STATUS_SECONDS = 3.0
+_SWITCH_SECONDS = 0.0005
 """After which a busy thread gives way to another: see docs/decisions/0011-links-and-loop.md."""
 
 

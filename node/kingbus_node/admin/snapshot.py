@@ -235,8 +235,8 @@ _OF_THE_LOG: Final = ("file", "position", "executed")
 def told_by_leader(here: Mapping[str, str | int | None], told: object) -> dict[str, str | int | None]:
     """What a follower tells as `replica_status`, from its own and the leader's."""
     known = told if isinstance(told, dict) else {}
-    values = {key: known[key] for key in here if isinstance(known.get(key, ""), str | int | None) and key in known}
-    return {**here, **values, **{key: here[key] for key in _OF_THE_LOG}}
+    asked = (here.keys() & known.keys()).difference(_OF_THE_LOG)
+    return {**here, **{key: known[key] for key in asked if isinstance(known[key], str | int | None)}}
 
 
 def source_unknown(here: Mapping[str, str | int | None], why: str) -> dict[str, str | int | None]:
