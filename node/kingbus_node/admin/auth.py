@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 from aiohttp import web
 
 from kingbus_node.admin.problems import problem
+from kingbus_node.util.files import Stamp, stamp
 
 PROTECTED = "/v1/"
 """Paths that begin so need the token."""
@@ -35,16 +36,15 @@ class TokenFile:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._lock = threading.Lock()
-        self._known: tuple[tuple[int, int, int], str] | None = None
+        self._known: tuple[Stamp, str] | None = None
 
     def read(self) -> str:
         """The token now. ``TokenError`` if the file cannot be read or is empty."""
         try:
-            found = self._path.stat()
-            stamp = (found.st_mtime_ns, found.st_ino, found.st_size)
+            found = stamp((self._path,))
             with self._lock:
-                if self._known is None or self._known[0] != stamp:
-                    self._known = (stamp, self._path.read_text(encoding="utf-8").strip())
+                if self._known is None or self._known[0] != found:
+                    self._known = (found, self._path.read_text(encoding="utf-8").strip())
                 token = self._known[1]
         except (OSError, UnicodeDecodeError) as error:
             raise TokenError(

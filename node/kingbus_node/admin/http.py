@@ -15,9 +15,8 @@ import logging
 import ssl
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from http import HTTPStatus
-from pathlib import Path
 from typing import TypeVar
 
 from aiohttp import web
@@ -43,6 +42,7 @@ from kingbus_node.admin.views import (
 )
 from kingbus_node.config import Address, AdminSettings
 from kingbus_node.raft.api import NotLeaderError
+from kingbus_node.util.files import stamp
 
 log = logging.getLogger(__name__)
 
@@ -157,10 +157,10 @@ class AdminServer:
         """New connections use what the files hold now: certificates are renewed while the node runs."""
         settings = self._settings.tls
         files = [file for file in (settings.cert, settings.key, settings.ca) if file is not None]
-        seen = _signature(files)
+        seen = stamp(files)
         while tls is not None:
             await asyncio.sleep(_LOOK_SECONDS)
-            now = _signature(files)
+            now = stamp(files)
             if now == seen:
                 continue
             try:
@@ -449,16 +449,3 @@ def _next(pieces: Iterator[bytes]) -> bytes | None:
 
 def _json(body: bytes) -> web.Response:
     return web.Response(body=body, content_type="application/json")
-
-
-def _signature(files: Sequence[Path]) -> list[tuple[int, int] | None]:
-    """What changes when files are replaced; None for one that is not there at this moment."""
-    found: list[tuple[int, int] | None] = []
-    for file in files:
-        try:
-            stat = file.stat()
-        except OSError:
-            found.append(None)
-        else:
-            found.append((stat.st_ino, stat.st_mtime_ns))
-    return found

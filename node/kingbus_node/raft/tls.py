@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from kingbus_node.config import Address
 from kingbus_node.raft.errors import ProtocolError, RaftError
 from kingbus_node.raft.options import TlsFiles
+from kingbus_node.util.files import stamp
 
 logger = logging.getLogger(__name__)
 
@@ -32,8 +33,9 @@ class PeerTls:
 
     def __init__(self, files: TlsFiles) -> None:
         self._files = files
+        self._paths = (files.ca, files.cert, files.key)
         self._lock = threading.Lock()
-        self._seen = self._signature()
+        self._seen = stamp(self._paths)
         self._client, self._server = self._load()
 
     def client(self) -> ssl.SSLContext:
@@ -46,27 +48,16 @@ class PeerTls:
 
     def _current(self) -> tuple[ssl.SSLContext, ssl.SSLContext]:
         with self._lock:
-            signature = self._signature()
-            if signature != self._seen:
+            found = stamp(self._paths)
+            if found != self._seen:
                 try:
                     self._client, self._server = self._load()
                 except PeerTlsError as error:
                     logger.error("the certificate for peers stays as it was: %s", error)
                 else:
                     logger.info("loaded the certificate for peers again from %s", self._files.cert)
-                self._seen = signature
+                self._seen = found
             return self._client, self._server
-
-    def _signature(self) -> tuple[object, ...]:
-        found: list[object] = []
-        for file in (self._files.ca, self._files.cert, self._files.key):
-            try:
-                stat = file.stat()
-            except OSError as error:
-                found.append(error.errno)
-            else:
-                found.append((stat.st_ino, stat.st_size, stat.st_mtime_ns))
-        return tuple(found)
 
     def _load(self) -> tuple[ssl.SSLContext, ssl.SSLContext]:
         files = self._files

@@ -11,6 +11,8 @@ import time
 from pathlib import Path
 from typing import Final
 
+from kingbus_node.util.files import stamp
+
 _log = logging.getLogger(__name__)
 _CHECK_SECONDS: Final = 1.0
 
@@ -29,7 +31,7 @@ class TlsContext:
         """Loads the files. Raises `TlsError`."""
         self._files = (certificate, key) if ca is None else (certificate, key, ca)
         self._lock = threading.Lock()
-        self._seen = self._signature()
+        self._seen = stamp(self._files)
         self._checked = time.monotonic()
         self._context = self._load()
 
@@ -39,9 +41,9 @@ class TlsContext:
             now = time.monotonic()
             if now - self._checked >= _CHECK_SECONDS:
                 self._checked = now
-                signature = self._signature()
-                if signature != self._seen:
-                    self._seen = signature
+                found = stamp(self._files)
+                if found != self._seen:
+                    self._seen = found
                     try:
                         self._context = self._load()
                     except TlsError as problem:
@@ -49,17 +51,6 @@ class TlsContext:
                     else:
                         _log.info("loaded the certificate again from %s", self._files[0])
             return self._context
-
-    def _signature(self) -> tuple[object, ...]:
-        found: list[object] = []
-        for file in self._files:
-            try:
-                stat = file.stat()
-            except OSError:
-                found.append(None)
-            else:
-                found.append((stat.st_ino, stat.st_size, stat.st_mtime_ns))
-        return tuple(found)
 
     def _load(self) -> ssl.SSLContext:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)

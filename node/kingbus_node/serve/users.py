@@ -37,6 +37,7 @@ from typing import Final
 import yaml
 
 from kingbus_node.serve.privileges import ALL, Privilege, Privileges, privileges_of
+from kingbus_node.util.files import stamp
 from kingbus_node.wire.auth import Account, Plugin, Sha2Stored, native_hash, sha2_digest
 
 _log = logging.getLogger(__name__)
@@ -237,7 +238,7 @@ class Users:
         self._path = path
         self._lock = threading.Lock()
         self._accounts, self._files = load_users(path)
-        self._seen = self._signature()
+        self._seen = stamp(self._files)
         self._checked = time.monotonic()
 
     def find(self, user: str) -> User | None:
@@ -246,27 +247,16 @@ class Users:
             self._refresh()
             return self._accounts.get(user)
 
-    def _signature(self) -> tuple[object, ...]:
-        found: list[object] = []
-        for file in self._files:
-            try:
-                stat = file.stat()
-            except OSError:
-                found.append(None)
-            else:
-                found.append((stat.st_ino, stat.st_size, stat.st_mtime_ns))
-        return tuple(found)
-
     def _refresh(self) -> None:
         """Read the files again if one has changed; at most once a second."""
         now = time.monotonic()
         if now - self._checked < _CHECK_SECONDS:
             return
         self._checked = now
-        signature = self._signature()
-        if signature == self._seen:
+        found = stamp(self._files)
+        if found == self._seen:
             return
-        self._seen = signature
+        self._seen = found
         try:
             accounts, self._files = load_users(self._path)
         except UsersError as problem:
@@ -277,5 +267,5 @@ class Users:
             if old is not None and old.sha2_stored == account.sha2_stored and account.sha2 is None:
                 account.sha2 = old.sha2  # what full authentication has proven stays proven
         self._accounts = accounts
-        self._seen = self._signature()
+        self._seen = stamp(self._files)
         _log.info("read %d users from %s", len(accounts), self._path)
