@@ -51,6 +51,9 @@ def test_the_snapshot_is_from_the_source_and_the_changes_are_from_a_node(
     root = {"database_user": "root", "database_password": ""}
     with reading(program, connector(tmp_path, chain.source.port, "in the snapshot", **root), tmp_path) as running:
         read = running.finish()
+    stored = (tmp_path / "offsets").read_bytes()
+    assert b'"pos"' in stored
+    assert b'"snapshot"' not in stored, "the snapshot is not complete: it would be taken again, at the node"
     write(chain)
     mark(chain.workload, "from a node")
     with reading(program, connector(tmp_path, chain.node.port, "from a node"), tmp_path, read) as running:

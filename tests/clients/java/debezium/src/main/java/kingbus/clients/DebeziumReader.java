@@ -17,11 +17,13 @@ import org.apache.kafka.connect.source.SourceRecord;
 
 /**
  * Runs Debezium's embedded engine with the connector's own properties, which are on standard input, and prints what it
- * has read, one JSON object a line (see ../reading.py). The property "until" is the text that ends it.
+ * has read, one JSON object a line (see ../reading.py). The property "until" is the text that ends it; but as long as an
+ * offset says that it is one of a snapshot, it goes on: who stops there begins the snapshot anew at the next start.
  */
 public final class DebeziumReader {
     private final PrintStream out = new PrintStream(System.out, false, StandardCharsets.UTF_8);
     private final String until;
+    private boolean found;
     private volatile boolean done;
     private Throwable problem;
     private String lastGtid = "";
@@ -54,7 +56,7 @@ public final class DebeziumReader {
         String shown;
         if (table.equals("rows_")) {
             shown = text(row.get("id")) + ", " + text(row.get("n")) + ", " + text(row.get("t"));
-            done = done || until.equals(row.get("t"));
+            found = found || until.equals(row.get("t"));
         } else if (table.equals("blobs")) {
             Object blob = row.get("b");
             String hash = "null";
@@ -91,6 +93,7 @@ public final class DebeziumReader {
             })
             .notifying((List<RecordChangeEvent<SourceRecord>> records,
                 DebeziumEngine.RecordCommitter<RecordChangeEvent<SourceRecord>> committer) -> {
+                boolean snapshot = false;
                 for (RecordChangeEvent<SourceRecord> record : records) {
                     try {
                         take(record.record());
@@ -98,8 +101,10 @@ public final class DebeziumReader {
                         throw new IllegalStateException(failure);
                     }
                     committer.markProcessed(record);
+                    snapshot = record.record().sourceOffset().containsKey("snapshot");
                 }
-                committer.markBatchFinished();
+                committer.markBatchFinished(); // stores the offset: see offset.flush.interval.ms
+                done = done || found && !snapshot;
             })
             .build();
         Thread thread = new Thread(engine);
