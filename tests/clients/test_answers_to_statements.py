@@ -103,6 +103,7 @@ SAME_OF_MYSQL = (
     "SHOW BINARY LOGS",
     "SHOW BINARY LOG STATUS",
     "SHOW REPLICA STATUS FOR CHANNEL 'nothing'",
+    "SHOW REPLICA 'x' STATUS",
     "SELECT @@GLOBAL.gtid_mode, @@GLOBAL.gtid_executed, @@GLOBAL.gtid_purged, @@gtid_next, @@global.gtid_owned",
     "SELECT @@global.log_replica_updates, @@binlog_row_image, @@binlog_row_metadata",
     "SELECT GTID_SUBSET('', ''), GTID_SUBTRACT('3e11fa47-71ca-11e1-9e33-c80aa9429562:1-3', '')",
@@ -114,6 +115,11 @@ SAME_OF_MARIADB = (
     "SHOW MASTER STATUS",
     "SHOW BINLOG STATUS",
     "SHOW SLAVE STATUS FOR CHANNEL 'x'",
+    "SHOW SLAVE 'x' STATUS",
+    "SHOW REPLICA 'x' STATUS",
+    "SHOW SLAVE x STATUS",
+    "SHOW SLAVE 'x' HOSTS",
+    "SHOW SLAVE 'x' STATUS FOR CHANNEL 'x'",
     "SELECT @@GLOBAL.gtid_domain_id, @@gtid_binlog_pos, @@gtid_binlog_state, @@gtid_current_pos, @@gtid_slave_pos",
     "SELECT @@GLOBAL.gtid_mode",
     "SELECT @@GLOBAL.server_uuid",
@@ -127,7 +133,7 @@ SAME_OF_MARIADB = (
 COLUMNS = (
     "SHOW BINARY LOGS",
     "SHOW VARIABLES LIKE 'server_id'",
-    "SHOW STATUS LIKE 'Uptime'",
+    "SHOW STATUS LIKE 'Uptime%'",
     "SHOW PROCESSLIST",
     "SHOW FULL PROCESSLIST",
     "SELECT UNIX_TIMESTAMP()",
@@ -144,7 +150,13 @@ COLUMNS_OF_MYSQL = (
     "SHOW REPLICA STATUS FOR CHANNEL ''",
     "SELECT @@GLOBAL.server_uuid, @@global.super_read_only",
 )
-COLUMNS_OF_MARIADB = ("SHOW SLAVE HOSTS", "SHOW REPLICA HOSTS", "SHOW SLAVE STATUS", "SHOW ALL SLAVES STATUS")
+COLUMNS_OF_MARIADB = (
+    "SHOW SLAVE HOSTS",
+    "SHOW REPLICA HOSTS",
+    "SHOW SLAVE STATUS",
+    "SHOW SLAVE '' STATUS",
+    "SHOW ALL SLAVES STATUS",
+)
 
 
 @dataclass(frozen=True, slots=True)

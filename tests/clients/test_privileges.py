@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import ssl
 from contextlib import closing
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from servers.fixtures import Pool
 from servers.raw import file_command
 from servers.workload import Workload
 
+from clients.test_answers_to_statements import tell
 from kingbus_node.demo.instance import REPLICATION_PASSWORD, REPLICATION_USER, connect
 from kingbus_node.demo.servers import Flavor
 
@@ -25,6 +27,7 @@ USERS = {
     "nothing_": [],
     "replica_": ["REPLICATION SLAVE"],
     "watching_": ["REPLICATION SLAVE", "REPLICATION CLIENT"],
+    "purging_": ["BINLOG_ADMIN"],
     "admin_": ["REPLICATION SLAVE", "REPLICATION CLIENT", "PROCESS", "BINLOG_ADMIN", "CONNECTION_ADMIN"],
 }
 STATEMENTS = (
@@ -123,6 +126,35 @@ def test_every_statement_is_allowed_or_refused_as_on_a_real_server(user: str, pa
         assert ours["SHOW SLAVE STATUS"].startswith("(1227")
         assert ours["SHOW SLAVE HOSTS"].startswith("(1227")
     different = {one: (ours[one], theirs[one]) for one in statements if ours[one] != theirs[one]}
+    assert not different
+
+
+GRANTS = (
+    "SHOW GRANTS",
+    "show grants for current_user",
+    "SHOW GRANTS FOR CURRENT_USER()",
+    "SHOW GRANTS FOR {user}",
+    "SHOW GRANTS FOR '{user}'@'%'",
+    "SHOW GRANTS FOR `{user}`@localhost",
+    "SHOW GRANTS FOR '{user}'@",
+    "SHOW GRANTS FOR '{user}' @ '%'",
+    "SHOW GRANTS FOR root@localhost",
+    "SHOW GRANTS FOR nobody_",
+    "SHOW GRANTS FOR",
+    "SHOW GRANTS LIKE 'x'",
+)
+_HASH = re.compile(r" IDENTIFIED BY PASSWORD '\*[0-9A-F]{40}'")
+
+
+@pytest.mark.parametrize("user", list(USERS))
+def test_a_user_is_told_its_grants_as_by_a_real_server(user: str, pair: Pair) -> None:
+    """But for the password's hash, which MariaDB adds."""
+    different = {}
+    for statement in (one.format(user=user) for one in GRANTS):
+        theirs, ours = (tell(port, user, PASSWORD, statement) for port in pair.ports())
+        theirs.rows[:] = [(_HASH.sub("", str(row[0])),) for row in theirs.rows]
+        if ours != theirs:
+            different[statement] = (ours, theirs)
     assert not different
 
 

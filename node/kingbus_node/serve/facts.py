@@ -23,7 +23,7 @@ class SessionFacts:
     host, port: the client's address. user: the account that logged in. tls: the protocol ("TLSv1.3"), '' without TLS;
     tls_cipher likewise. compression: the algorithm of the compressed protocol, '' without it. attributes: connect
     attributes (`_client_name`, `program_name`, ...).
-    privileges: what the user may do, as of the login.
+    privileges: what the user may do, as of the login. require_tls: whether it must use TLS, likewise.
     user_variables: what ``SET @name = value`` left, under lower-case names without the @ (names are case-insensitive).
     registration: what COM_REGISTER_SLAVE said, if it came.
     dumping: the connection has become a dump.
@@ -39,6 +39,7 @@ class SessionFacts:
     compression_level: int = 0
     attributes: dict[str, str] = field(default_factory=dict)
     privileges: Privileges = ALL
+    require_tls: bool = False
     user_variables: dict[str, UserValue] = field(default_factory=dict)
     registration: Registration | None = None
     dumping: bool = False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import socket
+import time
 from collections.abc import Iterator, Sequence
 
 from kingbus_node.binlog.constants import Flavor
@@ -23,7 +24,9 @@ _UNKNOWN_VERSION = {False: "8.0.0-kingbus", True: "10.11.0-MariaDB-kingbus"}
 
 
 class LogView:
-    """See `view.ServerView`. version: what to advertise, "auto" for the version of the source."""
+    """See `view.ServerView`. version: what to advertise, "auto" for the version of the source. started: see
+    `WorkerSettings`.
+    """
 
     def __init__(
         self,
@@ -35,6 +38,7 @@ class LogView:
         tls_required: bool,
         compression_algorithms: Sequence[str] = ALLOWED,
         max_connections: int = 1000,
+        started: float,
     ) -> None:
         self._reader = reader
         self._version = version
@@ -44,6 +48,7 @@ class LogView:
         self.tls_required = tls_required
         self.compression_algorithms = compression_algorithms
         self.max_connections = max_connections
+        self._started = started
 
     def missing(self) -> str | None:
         """What must be known before replicas can be served, and is not yet; None when all is there."""
@@ -81,6 +86,9 @@ class LogView:
     @property
     def row_metadata(self) -> str:
         return self._source("row_metadata") or ("NO_LOG" if self.mariadb else "MINIMAL")
+
+    def uptime(self) -> int:
+        return int(time.monotonic() - self._started)
 
     def executed(self) -> str:
         executed = self._reader.state().executed

@@ -53,6 +53,45 @@ def privileges_of(names: Iterable[str]) -> Privileges:
     return frozenset(found)
 
 
+_PRINTED_BY_MYSQL: Final = {
+    Privilege.PROCESS: "PROCESS",
+    Privilege.REPLICATION_SLAVE: "REPLICATION SLAVE",
+    Privilege.REPLICATION_CLIENT: "REPLICATION CLIENT",
+}
+_PRINTED_BY_MYSQL_APART: Final = {
+    Privilege.BINLOG_ADMIN: "BINLOG_ADMIN",
+    Privilege.CONNECTION_ADMIN: "CONNECTION_ADMIN",
+}
+_PRINTED_BY_MARIADB: Final = {
+    Privilege.PROCESS: "PROCESS",
+    Privilege.REPLICATION_SLAVE: "REPLICATION SLAVE",
+    Privilege.REPLICATION_CLIENT: "BINLOG MONITOR",
+    Privilege.CONNECTION_ADMIN: "CONNECTION ADMIN",
+    Privilege.BINLOG_ADMIN: "BINLOG ADMIN",
+    Privilege.REPLICATION_MASTER_ADMIN: "REPLICATION MASTER ADMIN",
+    Privilege.SLAVE_MONITOR: "SLAVE MONITOR",
+}
+
+
+def grants(user: str, held: Privileges, *, require_tls: bool, mariadb: bool) -> list[str]:
+    """What SHOW GRANTS prints for this user: the flavour's names of its privileges, in the server's order (captured).
+
+    MySQL prints those that it calls dynamic in a line of their own, and does not know MariaDB's own. MariaDB also
+    prints the password's hash, which a node keeps to itself.
+    """
+    account = f"`{user.replace('`', '``')}`@`%`"
+
+    def line(names: dict[Privilege, str], separator: str, none: str = "") -> str:
+        return separator.join(name for privilege, name in names.items() if privilege in held) or none
+
+    if mariadb:
+        more = " REQUIRE SSL" if require_tls else ""
+        return [f"GRANT {line(_PRINTED_BY_MARIADB, ', ', 'USAGE')} ON *.* TO {account}{more}"]
+    apart = line(_PRINTED_BY_MYSQL_APART, ",")
+    first = f"GRANT {line(_PRINTED_BY_MYSQL, ', ', 'USAGE')} ON *.* TO {account}"
+    return [first, f"GRANT {apart} ON *.* TO {account}"] if apart else [first]
+
+
 def missing(mysql: str, in_mariadb: str, *, mariadb: bool) -> MySQLError:
     """ER_SPECIFIC_ACCESS_DENIED_ERROR with the names that the flavour's server says."""
     what = in_mariadb if mariadb else mysql

@@ -117,7 +117,7 @@ class Session:
         self._charset = _MARIADB_CHARSET if server.view.mariadb else _MYSQL_CHARSET
         self._command = "Connect"
         self._info: str | None = None
-        self._since = self._started = time.monotonic()
+        self._since = time.monotonic()
         self._scramble = b""
         self._greeted = False
 
@@ -284,6 +284,7 @@ class Session:
         if step.outcome is Outcome.ACCEPTED and account is not None and not unencrypted:
             self.facts.user = user
             self.facts.privileges = account.privileges
+            self.facts.require_tls = account.require_tls
             self._server.attempts.succeeded(self.facts.host)
             return
         if step.outcome is Outcome.UNSUPPORTED:
@@ -407,7 +408,7 @@ class Session:
     def _statistics(self) -> bytes:
         """COM_STATISTICS: a text, as mysqladmin status prints it."""
         threads = len(self._server.neighbours.processes())
-        return f"Uptime: {int(time.monotonic() - self._started)}  Threads: {threads}  Questions: 0".encode()
+        return f"Uptime: {self._server.view.uptime()}  Threads: {threads}  Questions: 0".encode()
 
     def _change_user(self, arguments: bytes) -> None:
         request = parse_change_user(arguments, self._agreed)

@@ -45,12 +45,16 @@ class ServeOptions:
 
 @dataclass(frozen=True, slots=True)
 class WorkerSettings:
-    """What a worker gets on its standard input: the options, and the descriptors that it has inherited."""
+    """What a worker gets on its standard input: the options, and the descriptors that it has inherited.
+
+    started: since when the node serves, in seconds of the machine's monotonic clock, which its processes share.
+    """
 
     options: ServeOptions
     control_fd: int
     wake_fd: int
     port: int
+    started: float
 
     def encode(self) -> bytes:
         """As JSON. There are names of secret files in it, no secrets."""
@@ -65,4 +69,4 @@ class WorkerSettings:
             if options[name] is not None:
                 options[name] = Path(options[name])
         options["compression_algorithms"] = tuple(options["compression_algorithms"])
-        return cls(ServeOptions(**options), value["control_fd"], value["wake_fd"], value["port"])
+        return cls(ServeOptions(**options), value["control_fd"], value["wake_fd"], value["port"], value["started"])

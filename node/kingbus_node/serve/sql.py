@@ -20,7 +20,7 @@ from kingbus_node.binlog.gtid import GtidSet
 from kingbus_node.serve.facts import SessionFacts, UserValue
 from kingbus_node.serve.lexer import Dialect
 from kingbus_node.serve.moments import moment
-from kingbus_node.serve.privileges import Privilege, check
+from kingbus_node.serve.privileges import Privilege, check, grants
 from kingbus_node.serve.statements import (
     Assignment,
     Call,
@@ -40,6 +40,7 @@ from kingbus_node.serve.statements import (
     SetVariables,
     Show,
     ShowBinlogEvents,
+    ShowGrants,
     ShowVariables,
     ShowWarnings,
     SystemVariable,
@@ -87,7 +88,6 @@ class SqlSession:
         self.database: str | None = None
         self._view = view
         self._neighbours = neighbours
-        self._started = time.time()
         self._left: _Left | None = None
 
     @property
@@ -131,6 +131,8 @@ class SqlSession:
                 return self._show(parsed)
             case ShowBinlogEvents():
                 return self._show_events(parsed)
+            case ShowGrants():
+                return self._show_grants(parsed)
             case Kill():
                 self.kill(parsed.connection_id)
                 return Ok()
@@ -370,7 +372,8 @@ class SqlSession:
         yield "Ssl_cipher", self.facts.tls_cipher
         yield "Ssl_version", self.facts.tls
         yield "Threads_connected", str(len(self._neighbours.processes()))
-        yield "Uptime", str(int(time.time() - self._started))
+        yield "Uptime", str(self._view.uptime())
+        yield "Uptime_since_flush_status", str(self._view.uptime())
 
     def _show(self, show: Show) -> ResultSet:
         self._check_privilege(show.what)
@@ -503,6 +506,22 @@ class SqlSession:
             for event in events
         )
         return ResultSet(columns, rows)
+
+    def _show_grants(self, show: ShowGrants) -> ResultSet:
+        """One's own privileges. Whose the others are is in tables of a server that nobody here may read."""
+        own, mariadb = self.facts.user, self._view.mariadb
+        host = "%" if show.host is None or (mariadb and not show.host) else show.host
+        if show.user is not None and mariadb and (show.user, host) != (own, "%"):
+            raise error(ErrorCode.DBACCESS_DENIED, f"Access denied for user '{own}'@'%' to database 'mysql'")
+        if show.user is not None and show.user != own:
+            message = f"SELECT command denied to user '{own}'@'{self.facts.host}' for table 'user'"
+            raise error(ErrorCode.TABLEACCESS_DENIED, message)
+        if host != "%":
+            message = f"There is no such grant defined for user '{own}' on host '{host}'"
+            raise error(ErrorCode.NONEXISTING_GRANT, message)
+        lines = grants(own, self.facts.privileges, require_tls=self.facts.require_tls, mariadb=mariadb)
+        column = text_column(f"Grants for {own}@%", 4096)
+        return ResultSet([column], [(line.encode("utf-8", "surrogateescape"),) for line in lines])
 
     def _show_warnings(self, show: ShowWarnings) -> ResultSet:
         count = self._left_behind(errors_only=show.errors_only)

@@ -158,6 +158,14 @@ class ShowWarnings:
 
 
 @dataclass(frozen=True, slots=True)
+class ShowGrants:
+    """``SHOW GRANTS [FOR user[@host]]``. user: None for one's own, as CURRENT_USER. host: None when not said."""
+
+    user: str | None = None
+    host: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Show:
     """Another SHOW. what: BINARY LOGS, BINARY LOG STATUS, REPLICAS, REPLICA STATUS, PROCESSLIST, DATABASES.
 
@@ -208,6 +216,7 @@ Statement = (
     | ShowVariables
     | ShowBinlogEvents
     | ShowWarnings
+    | ShowGrants
     | Show
     | Kill
     | Use
@@ -235,6 +244,9 @@ _ADMINISTRATION: Final = {
     "STOP": _SLAVE_ADMIN,
 }
 """Statements for which no user of a node has the privilege, with its name in MySQL's and in MariaDB's error."""
+_NAMED_TWICE: Final = (
+    "Incorrect arguments to CONNECTION_NAME AND FOR CHANNEL CAN NOT BE SPECIFIED AT THE SAME TIME)"  # sic
+)
 _SCOPES: Final = frozenset(["GLOBAL", "SESSION", "LOCAL", "PERSIST", "PERSIST_ONLY"])
 _WORDLESS_FUNCTIONS: Final = frozenset(
     ["CURRENT_USER", "CURRENT_TIMESTAMP", "LOCALTIME", "LOCALTIMESTAMP", "UTC_TIMESTAMP"]
@@ -535,7 +547,7 @@ class _Parser:
             return self._show_count()
         match self._take(
             "BINARY", "BINLOG", "MASTER", "REPLICAS", "REPLICA", "SLAVE", "ALL", "FULL", "PROCESSLIST", "WARNINGS",
-            "ERRORS", "DATABASES", "SCHEMAS",
+            "ERRORS", "DATABASES", "SCHEMAS", "GRANTS",
         ):  # fmt: skip
             case "BINARY":
                 return Show("BINARY LOG STATUS" if self._log_or_logs() else "BINARY LOGS")
@@ -548,13 +560,9 @@ class _Parser:
             case "REPLICAS":
                 return Show("REPLICAS")
             case "REPLICA":
-                if self._expect("STATUS", "HOSTS") == "HOSTS":
-                    return Show("REPLICAS")
-                return self._show_replica_status(source_words=True)
+                return self._show_replica(source_words=True)
             case "SLAVE":
-                if self._expect("STATUS", "HOSTS") == "HOSTS":
-                    return Show("REPLICAS", source_words=False)
-                return self._show_replica_status(source_words=False)
+                return self._show_replica(source_words=False)
             case "ALL":
                 words = self._expect("SLAVES", "REPLICAS") == "REPLICAS"
                 self._expect("STATUS")
@@ -569,8 +577,22 @@ class _Parser:
                 return ShowWarnings(what == "ERRORS", count_only=False)
             case "DATABASES" | "SCHEMAS":
                 return Show("DATABASES")
+            case "GRANTS":
+                return self._show_grants()
             case _:
                 raise self._error()
+
+    def _show_grants(self) -> Statement:
+        if not self._take("FOR"):
+            return ShowGrants()
+        if self._take("CURRENT_USER"):
+            if self._take_operator("("):
+                self._expect_operator(")")
+            return ShowGrants()
+        user = self._string() if self._token.kind is Kind.STRING else self._name()
+        if self._token.kind is Kind.USER_VARIABLE:  # what the lexer makes of @host
+            return ShowGrants(user, self._next().value)
+        return ShowGrants(user, "" if self._take_operator("@") else None)
 
     def _log_or_logs(self) -> bool:
         """After SHOW BINARY: True for LOG STATUS, False for LOGS."""
@@ -579,9 +601,18 @@ class _Parser:
         self._expect("STATUS")
         return True
 
-    def _show_replica_status(self, *, source_words: bool) -> Statement:
-        channel = ""
+    def _show_replica(self, *, source_words: bool) -> Statement:
+        """After SHOW REPLICA or SHOW SLAVE. MariaDB names a connection before STATUS, or as MySQL names a channel."""
+        named = self._dialect.mariadb and self._token.kind is Kind.STRING
+        channel = self._string() if named else ""
+        if self._expect("STATUS", "HOSTS") == "HOSTS":
+            if named:
+                self._at -= 1
+                raise self._error()
+            return Show("REPLICAS", source_words=source_words)
         if self._take("FOR"):
+            if named:
+                raise error(ErrorCode.WRONG_ARGUMENTS, _NAMED_TWICE)
             self._expect("CHANNEL")
             channel = self._string() if self._token.kind is Kind.STRING else self._name()
         return Show("REPLICA STATUS", source_words=source_words, channel=channel)

@@ -96,6 +96,7 @@ class Supervisor:
         self._source_status = source_status
         self._listener: socket.socket | None = None
         self._port = options.port
+        self._started = time.monotonic()
         self._selector = selectors.DefaultSelector()
         self._workers: list[_Worker] = []
         self._table = ConnectionTable()
@@ -334,7 +335,7 @@ class Supervisor:
 
     def _spawn(self, worker: _Worker) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        settings = WorkerSettings(self._options, theirs.fileno(), worker.wake_fd, self.address[1])
+        settings = WorkerSettings(self._options, theirs.fileno(), worker.wake_fd, self.address[1], self._started)
         try:
             process = subprocess.Popen(
                 [sys.executable, "-m", "kingbus_node.serve.worker"],

@@ -97,6 +97,10 @@ class ServerView(Protocol):
     @property
     def compression_algorithms(self) -> Sequence[str]: ...
 
+    def uptime(self) -> int:
+        """For how many seconds the node has been serving."""
+        ...
+
     def executed(self) -> str:
         """The executed GTIDs as the flavour prints them: a set, or MariaDB's position."""
         ...

@@ -90,6 +90,7 @@ class Worker:
             tls_required=options.tls_require,
             compression_algorithms=options.compression_algorithms,
             max_connections=options.max_connections,
+            started=settings.started,
         )
         self._dump_settings = _dump_settings(options)
         self._isolation = options.isolation

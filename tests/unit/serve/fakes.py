@@ -35,6 +35,9 @@ class FakeView:
     def of_mariadb(cls) -> FakeView:
         return cls(mariadb=True, version="10.11.19-MariaDB-0+deb12u1-log", server_uuid="")
 
+    def uptime(self) -> int:
+        return 3_723
+
     def executed(self) -> str:
         return "0-11-10" if self.mariadb else f"{SOURCE_UUID}:1-8"
 

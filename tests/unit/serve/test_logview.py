@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -30,7 +31,7 @@ class Logs:
         self._logs: list[Log] = []
         self._readers: list[LogReader] = []
 
-    def view(self, flavor: Flavor, *files: str, facts: dict[str, Json] | None = None) -> LogView:
+    def view(self, flavor: Flavor, *files: str, facts: dict[str, Json] | None = None, started: float = 0.0) -> LogView:
         log = Log.open(self._folder / f"log-{len(self._logs)}", segment_bytes=1 << 20)
         self._logs.append(log)
         importer = Importer(log, flavor, facts={"source": SOURCE, "cluster_uuid": UUID} if facts is None else facts)
@@ -39,7 +40,7 @@ class Logs:
             importer.events(f"binlog.{number:06}", events(file))
         reader = LogReader(log.directory)
         self._readers.append(reader)
-        return LogView(reader, server_id=101, port=3306, version="auto", tls_required=False)
+        return LogView(reader, server_id=101, port=3306, version="auto", tls_required=False, started=started)
 
     def close(self) -> None:
         for reader in self._readers:
@@ -160,3 +161,8 @@ def test_no_place_has_no_gtid(logs: Logs) -> None:
     assert view.gtid_position_at("nowhere", 4) is None
     assert view.gtid_position_at("binlog.000001", 1 << 40) is None
     assert view.gtid_position_at("binlog.000001", 5) is None
+
+
+def test_uptime_counts_from_when_the_node_began_to_serve(logs: Logs) -> None:
+    """Not from when a connection began, or a serve process was started again."""
+    assert 3600 <= logs.view(Flavor.MYSQL, started=time.monotonic() - 3600.5).uptime() < 3660

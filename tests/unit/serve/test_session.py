@@ -217,7 +217,7 @@ def test_simple_commands_are_answered(server: TestServer) -> None:
         assert server.neighbours.killed == [7]
         assert refusal(lambda: connection.end(8)) == (1094, "Unknown thread id: 8")
         connection.command(0x09, b"")  # COM_STATISTICS
-        assert connection.answer().startswith(b"Uptime: ")
+        assert connection.answer().startswith(b"Uptime: 3723  Threads: ")
         connection.command(0x0C, struct.pack("<I", 7))  # COM_PROCESS_KILL
         assert connection.answer()[0] == 0
         connection.command(0x1B, b"\x01\0")  # COM_SET_OPTION

@@ -26,6 +26,7 @@ CONNECTOR_J = (
 WORDS = (
     "SELECT SET SHOW KILL USE PURGE @@ . global server_id @x = := , ( ) 'a' 1 -1 1.5 NULL LIKE WHERE Variable_name IN "
     "VARIABLES BINARY LOGS LOG STATUS REPLICA SLAVE ; AS FROM LIMIT DEFAULT NAMES utf8 version() /* */ /*! `q` %"
+    " GRANTS FOR CURRENT_USER"
 )
 
 
@@ -473,6 +474,28 @@ def test_the_process_list_is_cut_unless_it_is_full(mysql: Connection, mariadb: C
     assert len(mysql.row("SHOW PROCESSLIST")[7] or "") == 100
     assert len(mysql.row("SHOW FULL PROCESSLIST")[7] or "") == 200
     assert mariadb.names("SHOW PROCESSLIST")[-1] == "Progress"
+
+
+def test_grants_are_those_of_the_login(mysql: Connection, mariadb: Connection) -> None:
+    for client in (mysql, mariadb):
+        client.facts.user = "re`pl"
+        client.facts.require_tls = True
+    assert mysql.names("SHOW GRANTS") == ["Grants for re`pl@%"]
+    assert mysql.rows("SHOW GRANTS FOR CURRENT_USER") == [
+        ("GRANT PROCESS, REPLICATION SLAVE, REPLICATION CLIENT ON *.* TO `re``pl`@`%`",),
+        ("GRANT BINLOG_ADMIN,CONNECTION_ADMIN ON *.* TO `re``pl`@`%`",),
+    ]
+    all_of_them = (
+        "GRANT PROCESS, REPLICATION SLAVE, BINLOG MONITOR, CONNECTION ADMIN, BINLOG ADMIN, REPLICATION MASTER ADMIN, "
+        "SLAVE MONITOR ON *.* TO `re``pl`@`%` REQUIRE SSL"
+    )
+    assert mariadb.rows("SHOW GRANTS FOR 're`pl'@'%'") == [(all_of_them,)]
+    mysql.facts.privileges = mariadb.facts.privileges = frozenset()
+    assert mysql.rows("SHOW GRANTS") == [("GRANT USAGE ON *.* TO `re``pl`@`%`",)]
+    assert mariadb.rows("SHOW GRANTS") == [("GRANT USAGE ON *.* TO `re``pl`@`%` REQUIRE SSL",)]
+    assert mysql.error("SHOW GRANTS FOR other").code == ErrorCode.TABLEACCESS_DENIED
+    assert mariadb.error("SHOW GRANTS FOR other").code == ErrorCode.DBACCESS_DENIED
+    assert mysql.error("SHOW GRANTS FOR `re``pl`@elsewhere").code == ErrorCode.NONEXISTING_GRANT
 
 
 def test_events_are_shown(mysql: Connection) -> None:

@@ -343,5 +343,5 @@ def test_settings_survive_the_way_to_the_worker(tmp_path: Path) -> None:
     options = ServeOptions(
         tmp_path, tmp_path, tmp_path, "::", 3306, 2, 101, tls_certificate=Path("c"), tls_key=Path("k"), tls_require=True
     )
-    settings = WorkerSettings(options, 5, 6, 3307)
+    settings = WorkerSettings(options, 5, 6, 3307, 12.5)
     assert WorkerSettings.decode(settings.encode()) == settings
