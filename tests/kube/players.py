@@ -25,6 +25,7 @@ class FakeNodes:
             "flavor": "auto",
             "server_id": 100,
             "semi_sync": True,
+            "compression": ["uncompressed"],
             "tls": {"mode": "preferred"},
             "start": "earliest",
         }

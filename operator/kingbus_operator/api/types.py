@@ -157,6 +157,14 @@ class Flavor(StrEnum):
     MARIADB = "MariaDB"
 
 
+class Compression(StrEnum):
+    """How the connection to the source may be compressed, by MySQL's names."""
+
+    ZLIB = "zlib"
+    ZSTD = "zstd"
+    UNCOMPRESSED = "uncompressed"
+
+
 class Source(Model):
     """The server whose binlog the cluster holds."""
 
@@ -168,6 +176,16 @@ class Source(Model):
             "self.endpoints.all(e, self.endpoints.exists_one(o, o.host == e.host && o.port == e.port))",
             "source.endpoints names the same host and port twice: remove one of them",
             "endpoints",
+        ),
+        Rule(
+            "size(self.compression) > 0",
+            "source.compression is empty: name what may be used, or remove it for no compression",
+            "compression",
+        ),
+        Rule(
+            "self.compression.all(c, self.compression.exists_one(o, o == c))",
+            "source.compression names one of them twice: name each once, the preferred first",
+            "compression",
         ),
         Rule(
             "!has(self.start.gtidSet) || self.flavor == 'Auto' || "
@@ -209,6 +227,13 @@ class Source(Model):
         ge=1,
         le=4294967295,
         description="The cluster's server id as a replica; no other replica of the source may have it.",
+    )
+    compression: list[Compression] = Field(
+        default=[Compression.UNCOMPRESSED],
+        max_length=3,
+        description="How the connection to the source may be compressed, the preferred first: zstd (MySQL), zlib, "
+        "uncompressed. The first that the source offers is used; without uncompressed in the list, a source that "
+        "offers none of them is refused.",
     )
     start: Start = Field(default=Start(), description="Where an empty log begins. It cannot change later.")
 

@@ -65,7 +65,7 @@ def source_settings(inputs: Inputs) -> Json:
     source = _source(inputs)
     tls = source["tls"]
     assert isinstance(tls, dict)
-    kept: Json = {key: source[key] for key in ("flavor", "server_id", "semi_sync")}
+    kept: Json = {key: source[key] for key in ("flavor", "server_id", "semi_sync", "compression")}
     return {**kept, "tls": {"mode": tls["mode"]}}
 
 
@@ -130,6 +130,7 @@ def _source(inputs: Inputs) -> Json:
         "password_file": f"{CONFIG_DIR}/source/password",
         "server_id": source.server_id,
         "semi_sync": source.semi_sync,
+        "compression": [str(one) for one in source.compression],
         "tls": tls,
         "start": start.gtid_set if start.from_ is StartFrom.GTID_SET else start.from_.value.lower(),
     }

@@ -56,6 +56,7 @@ def node_config(given: Inputs, pod: str = "orders-1") -> Config:
         {"source__flavor": "MariaDB", "source__start": {"from": "GtidSet", "gtidSet": "0-1-5"}},
         {"source__tls": {"mode": "VerifyIdentity", "secretRef": {"name": "ca"}}},
         {"source__endpoints": [{"host": "fd00::1"}, {"host": "b", "port": 3307}]},
+        {"source__compression": ["zstd", "zlib", "uncompressed"]},
         {"source__semiSync": False, "access__tls": {"require": True, "secretRef": {"name": "mine"}}},
         {"storage__size": "1Gi", "storage__retention": {"maxAge": "1d12h", "keepForReplicas": False}},
         {"storage__size": "1.5Ti", "storage__retention": {"maxBytes": "1000G"}},
@@ -75,6 +76,11 @@ def test_a_certificate_for_the_source_is_shown_if_there_is_one() -> None:
     given = inputs(source__tls={"mode": "Required", "secretRef": {"name": "mine"}})
     assert node_config(given).source.tls.cert is None
     assert node_config(replace(given, source_certificate=True)).source.tls.cert is not None
+
+
+def test_compression_toward_the_source_is_none_unless_asked_for() -> None:
+    assert node_config(inputs()).source.compression == ("uncompressed",)
+    assert node_config(inputs(source__compression=["zstd", "zlib"])).source.compression == ("zstd", "zlib")
 
 
 def test_a_pod_that_comes_later_accepts_it_too() -> None:
@@ -104,7 +110,12 @@ def test_no_secret_is_shown_as_it_is() -> None:
 
 def test_what_the_log_holds_restarts_nothing_and_other_settings_do() -> None:
     before = inputs()
-    for name, value in (("endpoints", [{"host": "other"}]), ("semiSync", False), ("tls", {"mode": "Required"})):
+    for name, value in (
+        ("endpoints", [{"host": "other"}]),
+        ("semiSync", False),
+        ("compression", ["zlib"]),
+        ("tls", {"mode": "Required"}),
+    ):
         assert config_digest(inputs(**{f"source__{name}": value})) == config_digest(before), name
     verify = {"mode": "VerifyCA", "secretRef": {"name": "ca"}}
     for changes in ({"source__tls": verify}, {"storage__retention": {"maxAge": "1d"}}):

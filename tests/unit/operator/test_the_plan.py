@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from unit.operator.world import NAME, World, desired, name
 
+from kingbus_operator.api.types import Compression
 from kingbus_operator.planning.actions import (
     AddMember,
     Apply,
@@ -79,10 +80,13 @@ def test_endpoints_are_switched_without_a_restart() -> None:
 def test_other_settings_of_the_source_are_told_to_the_leader_without_a_restart() -> None:
     world = running()
     source = world.wanted.cluster.spec.source
-    world.change(source=source.model_copy(update={"semi_sync": False, "server_id": 7}))
+    compression = [Compression.ZSTD, Compression.UNCOMPRESSED]
+    world.change(source=source.model_copy(update={"semi_sync": False, "server_id": 7, "compression": compression}))
     world.settle()
 
-    assert world.taken(SetSource) == [SetSource({"server_id": 7, "semi_sync": False})]
+    assert world.taken(SetSource) == [
+        SetSource({"server_id": 7, "semi_sync": False, "compression": ["zstd", "uncompressed"]})
+    ]
     assert not world.taken(RestartPod)
 
 

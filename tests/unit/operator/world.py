@@ -101,6 +101,7 @@ class World:
             "flavor": "auto",
             "server_id": 100,
             "semi_sync": True,
+            "compression": ["uncompressed"],
             "tls": {"mode": "preferred"},
             "user": "",
         }
