@@ -8,7 +8,6 @@ import re
 import shutil
 import signal
 import subprocess
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -20,6 +19,7 @@ from typing import TypeVar
 import yaml
 from kube.world import changed
 from servers.fixtures import Pool
+from servers.repeating import repeating
 from servers.workload import Workload
 from tools import helm
 
@@ -421,30 +421,6 @@ class Watch:
             now = status(replica)
             if now is None or now.broken:
                 self.errors.append(f"{replica!r}: {now.broken if now else 'is no replica'}")
-
-
-@contextmanager
-def repeating(work: Callable[[], None], pause: float) -> Iterator[None]:
-    """Does it again and again in a thread while the context lasts; its failure is the context's."""
-    stop = threading.Event()
-    failures: list[Exception] = []
-
-    def run() -> None:
-        try:
-            while not stop.wait(pause):
-                work()
-        except Exception as error:  # noqa: BLE001 - raised where the test is
-            failures.append(error)
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join()
-    if failures:
-        raise failures[0]
 
 
 def _is_ready(pod: Json) -> bool:

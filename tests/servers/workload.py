@@ -7,7 +7,6 @@ counter. What a function writes is deterministic but for the order between threa
 from __future__ import annotations
 
 import itertools
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from random import Random
@@ -19,6 +18,7 @@ from pymysql.cursors import Cursor
 from kingbus_node.demo.instance import Server
 from kingbus_node.demo.servers import Flavor
 from kingbus_node.demo.waiting import wait_until
+from servers.repeating import repeating
 
 PACKET_LIMIT = 0xFFFFFF
 """The longest payload of one packet; an event needs one byte more than its own size."""
@@ -341,36 +341,22 @@ class Workload:
     @contextmanager
     def in_background(self) -> Iterator[None]:
         """Small and larger transactions all the while, on sessions that reconnect when the source goes away."""
-        stop = threading.Event()
-        failures: list[pymysql.err.MySQLError] = []
+        connection: Connection[Cursor] | None = None
 
         def write() -> None:
-            connection: Connection[Cursor] | None = None
+            nonlocal connection
             try:
-                while not stop.is_set():
-                    try:
-                        connection = connection or self.source.connect(database="w")
-                        with connection.cursor() as cursor:
-                            cursor.execute("BEGIN")
-                            for _ in range(3):
-                                cursor.execute(self._insert(self._id()))
-                            cursor.execute("COMMIT")
-                        stop.wait(0.005)  # a steady load that leaves the processors to what is tested
-                    except (pymysql.err.OperationalError, pymysql.err.InterfaceError):
-                        connection = None
-                        stop.wait(0.05)
-            except pymysql.err.MySQLError as error:
-                failures.append(error)
+                connection = connection or self.source.connect(database="w")
+                with connection.cursor() as cursor:
+                    cursor.execute("BEGIN")
+                    for _ in range(3):
+                        cursor.execute(self._insert(self._id()))
+                    cursor.execute("COMMIT")
+            except (pymysql.err.OperationalError, pymysql.err.InterfaceError):
+                connection = None
 
-        thread = threading.Thread(target=write, name="workload")
-        thread.start()
-        try:
+        with repeating(write, 0.005):  # a steady load that leaves the processors to what is tested
             yield
-        finally:
-            stop.set()
-            thread.join()
-        if failures:
-            raise failures[0]
 
 
 def _batches(count: int, size: int) -> Iterator[range]:
