@@ -51,6 +51,8 @@ def test_leader_and_operator_die_with_their_node(running: Stage, release: Releas
             running.wait(lambda: running.term() > term, "the Service to name a leader on the other node")
             assert running.served() != leader
             running.catch_up()
+            now = running.term()
+            assert (running.named(now) - running.elected(now)).total_seconds() < 1
         finally:
             cluster.restart_node(dying)
         running.wait_settled(3)

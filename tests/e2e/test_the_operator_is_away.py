@@ -41,7 +41,8 @@ def test_operators_killed_twice_during_a_scale_up(running: Stage, release: Relea
 
 def test_a_failover_without_an_operator(running: Stage, release: Release, machine: Machine) -> None:
     release.scale(0)
-    waits = []
+    names: list[float] = []
+    waits: list[float] = []
     try:
         with running.load():
             for _ in range(ROUNDS):
@@ -52,10 +53,14 @@ def test_a_failover_without_an_operator(running: Stage, release: Release, machin
                 running.catch_up()
                 elected = running.elected(running.term())
                 reached = next(time for time in connected(running.replicas[0]) if time > elected)
+                names.append((running.named(running.term()) - elected).total_seconds())
                 waits.append((reached - elected).total_seconds())
     finally:
         release.scale(2)
     running.wait_settled(3)
     running.converges()
-    print("from the election to the replica's connection, in seconds:", waits)
+    print("from the election to the leader Service, in seconds:", names, "to the replica's connection:", waits)
+    assert max(names) < 1, names
+    # The rest is not ours: kube-proxy lets a second pass between two updates, MySQL one between two attempts.
     assert statistics.median(waits) < 2, waits
+    assert max(waits) < 3, waits

@@ -245,13 +245,23 @@ class Stage:
 
     def elected(self, term: int) -> datetime:
         """When the leader of a term was elected, by its own log."""
+        return self._said(
+            lambda entry: str(entry["message"]).endswith(f" leads in term {term}"), f"leads in term {term}"
+        )
+
+    def named(self, term: int) -> datetime:
+        """When that leader knew that the leader Service names it."""
+        message = "the leader Service names this pod"
+        return self._said(lambda entry: entry["message"] == message and entry.get("term") == term, f"{message}, {term}")
+
+    def _said(self, is_it: Callable[[Json], bool], what: str) -> datetime:
         for pod in self.pod_names():
             for options in ([], ["--previous"]):
-                lines = told("logs", pod, "-n", self.where, *options).splitlines()
-                for line in lines:
-                    if f"leads in term {term}" in line:
-                        return datetime.fromisoformat(str(json.loads(line)["time"]).replace("Z", "+00:00"))
-        raise AssertionError(f"no pod says that it was elected in term {term}\n{self.story()}")
+                for line in told("logs", pod, "-n", self.where, *options).splitlines():
+                    entry: Json = json.loads(line) if line.startswith("{") else {"message": line}
+                    if is_it(entry):
+                        return datetime.fromisoformat(str(entry["time"]).replace("Z", "+00:00"))
+        raise AssertionError(f"no pod says: {what}\n{self.story()}")
 
     def term(self) -> int:
         """The term of the leader that the leader Service names."""
