@@ -56,8 +56,8 @@ test-clients: venv servers ## every client and replica, those too that have to b
 	$(PY) -m pytest tests/clients --all-clients --timeout=900 $(ARGS)
 
 .PHONY: compatibility
-compatibility: venv servers ## docs/compatibility.md again, from a run of all clients and replicas
-	$(PY) -m pytest tests/clients --all-clients --timeout=900 -n 2 --dist loadfile --compatibility docs/compatibility.md $(ARGS)
+compatibility: venv servers ## docs/compatibility.md again, from a run of all clients, replicas and kinds of sources
+	$(PY) -m pytest tests/clients tests/integration --all-clients --timeout=900 -n 2 --dist loadfile --compatibility docs/compatibility.md $(ARGS)
 
 .PHONY: test-pods
 test-pods: venv servers ## the deployed operator with real nodes as pods, on a real kube-apiserver (root only)
@@ -110,8 +110,8 @@ test-kills: venv servers ## rounds of kills, stops and partitions of a real clus
 	PYTHONPATH=tests $(PY) -m servers.kills $(ARGS)
 
 .PHONY: test-big
-test-big: venv servers ## transactions of 1 GiB through a cluster, and the memory that they take (12 GB of disk)
-	$(PY) -m pytest -s tests/integration/check_big_transactions.py --timeout=3600 $(ARGS)
+test-big: venv servers ## transactions of 1 GiB through a cluster, a file beyond 4 GiB, and the memory that they take (25 GB of disk)
+	$(PY) -m pytest -s tests/integration/check_big_transactions.py tests/integration/check_files_beyond_4_gib.py --timeout=3600 $(ARGS)
 
 .PHONY: soak
 soak: venv ## the simulator, for as long as one likes: make soak SEEDS=100000 (ARGS="--first 5000 --jobs 2")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import HealthCheck, settings
 from kube.binaries import find
 
-pytest_plugins = ["servers.fixtures", "clients.compatibility"]
+pytest_plugins = ["servers.fixtures", "servers.compatibility"]
 
 # `make test` tries the same examples on every run, so that what is red is red again; `make fuzz` looks for new ones.
 settings.register_profile(

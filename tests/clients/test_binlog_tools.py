@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 from servers.chain import Chain
+from servers.compatibility import Limit, Note
 from servers.raw import environment, remote
 
-from clients.compatibility import Limit, Note
 from clients.conftest import Chains
 from kingbus_node.demo.replication import executed
 from kingbus_node.demo.servers import Flavor

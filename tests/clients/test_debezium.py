@@ -7,8 +7,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from servers.compatibility import Note
 
-from clients.compatibility import Note
 from clients.conftest import Chains
 from clients.programs import Order, debezium
 from clients.reading import assert_equal, mark, reading

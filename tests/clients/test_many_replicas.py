@@ -14,13 +14,13 @@ from dataclasses import dataclass
 import pymysql
 import pytest
 from servers.chain import Chain
+from servers.compatibility import Note
 from servers.compressed import CompressedClient
 from servers.fixtures import Pool
 from servers.processes import peak_memory
 from servers.raw import file_command, gtid_command
 from servers.workload import Workload
 
-from clients.compatibility import Note
 from kingbus_node.binlog.gtid import GtidSet
 from kingbus_node.demo.instance import REPLICATION_PASSWORD, REPLICATION_USER
 from kingbus_node.demo.servers import Flavor

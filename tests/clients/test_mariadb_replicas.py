@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import pytest
+from servers.compatibility import Note
 from servers.fixtures import Pool
 
-from clients.compatibility import Note
 from clients.conftest import Chains
 from kingbus_node.demo.compare import differences
 from kingbus_node.demo.instance import Options, Server, text

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import yaml
 from servers.chain import Chain
+from servers.compatibility import Note
 from servers.fixtures import Pool
 from servers.workload import Workload
 
-from clients.compatibility import Note
 from kingbus_node.demo.compare import differences
 from kingbus_node.demo.instance import REPLICATION_PASSWORD, REPLICATION_USER, Options, Server, text
 from kingbus_node.demo.replication import FilePosition, Upstream, replicate, wait_caught_up

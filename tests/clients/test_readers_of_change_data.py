@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 from servers.chain import Chain
+from servers.compatibility import Limit, Note
 from servers.fixtures import Pool
 from servers.workload import Workload
 
-from clients.compatibility import Limit, Note
 from clients.conftest import Chains
 from clients.programs import Order, Program, go_mysql, mysql_binlog_connector_java, python_mysql_replication
 from clients.reading import Read, ReaderFailed, assert_equal, mark, order, reading

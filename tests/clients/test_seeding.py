@@ -5,8 +5,8 @@ from __future__ import annotations
 import subprocess
 
 import pytest
+from servers.compatibility import Note
 
-from clients.compatibility import Note
 from clients.conftest import Chains
 from kingbus_node.demo.instance import REPLICATION_PASSWORD, REPLICATION_USER, Server
 from kingbus_node.demo.replication import replicate

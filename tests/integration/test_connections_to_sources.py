@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from clusters.certificates import Authority
+from servers.compatibility import Reads
 from servers.fixtures import Pool
 from servers.ingest import SEMI_SYNC, Ingest
 from servers.workload import PACKET_LIMIT, Workload
@@ -33,7 +34,7 @@ def flavor_of(release: str) -> Flavor:
     ],
 )
 def test_a_compressed_stream_is_stored_as_it_was(
-    release: str, algorithm: str, tls: str, pool: Pool, tmp_path: Path
+    release: str, algorithm: str, tls: str, pool: Pool, tmp_path: Path, reads: Reads
 ) -> None:
     """Asynchronous first and then semi-sync, whose acknowledgements are compressed as well."""
     source = pool.server(release, {**SEMI_SYNC[flavor_of(release)], **certificate(tmp_path, ["127.0.0.1"])})
@@ -51,6 +52,7 @@ def test_a_compressed_stream_is_stored_as_it_was(
             status = running.status()
             assert (status.compression, status.tls is not None) == (algorithm, tls == "required")
             assert (status.acks > 0, status.reconnects) == (semi_sync, 0)
+    reads(source, f"compression: {algorithm}{' within TLS' if tls == 'required' else ''}, then with semi-sync")
 
 
 @pytest.mark.parametrize("algorithm", ["zstd", "zlib"])
@@ -70,7 +72,7 @@ def test_a_compressed_stream_cut_anywhere_leaves_no_gap(algorithm: str, pool: Po
         assert running.status().reconnects >= 5
 
 
-def test_the_best_that_a_mysql_source_offers_is_used(pool: Pool, tmp_path: Path) -> None:
+def test_the_best_that_a_mysql_source_offers_is_used(pool: Pool, tmp_path: Path, reads: Reads) -> None:
     source = pool.server("mysql-9.7")
     work = Workload(source).create()
     ingest = Ingest(tmp_path / "ingest", source)
@@ -95,10 +97,11 @@ def test_the_best_that_a_mysql_source_offers_is_used(pool: Pool, tmp_path: Path)
         assert "expected source.compression to name what it insists on" in (
             running.wait_for(SourceState.REFUSED).error or ""
         )
+    reads(source, "compression: the first of a list that is offered")
 
 
 @pytest.mark.parametrize("release", RELEASES[1:])
-def test_the_best_that_a_mariadb_source_offers_is_used(release: str, pool: Pool, tmp_path: Path) -> None:
+def test_the_best_that_a_mariadb_source_offers_is_used(release: str, pool: Pool, tmp_path: Path, reads: Reads) -> None:
     source = pool.server(release)
     Workload(source).create().small(5)
     ingest = Ingest(tmp_path / "ingest", source)
@@ -109,6 +112,7 @@ def test_the_best_that_a_mariadb_source_offers_is_used(release: str, pool: Pool,
     refused = "source.compression allows zstd, but the source offers zlib and uncompressed only"
     with ingest.running(compression=["zstd"]) as running:
         assert refused in (running.wait_for(SourceState.REFUSED).error or "")
+    reads(source, "compression: the first of a list that is offered")
 
 
 def certificate(folder: Path, hosts: list[str]) -> Options:
@@ -138,7 +142,7 @@ def outcome(ingest: Ingest, mode: str, **files: Path) -> str:
 
 
 @pytest.mark.parametrize("release", RELEASES)
-def test_each_tls_mode_lets_in_what_it_should(release: str, pool: Pool, tmp_path: Path) -> None:
+def test_each_tls_mode_lets_in_what_it_should(release: str, pool: Pool, tmp_path: Path, reads: Reads) -> None:
     """As MySQL's --ssl-mode; at a source with a certificate for its address, and one for another name."""
     right, other = certificate(tmp_path / "right", ["127.0.0.1"]), certificate(tmp_path / "other", ["db.example"])
     ca, stranger = Path(str(right["ssl-ca"])), Authority(tmp_path / "stranger").ca
@@ -156,26 +160,34 @@ def test_each_tls_mode_lets_in_what_it_should(release: str, pool: Pool, tmp_path
     ingest = ingest_of(pool, tmp_path / "other", release, other)
     assert outcome(ingest, "verify-ca", ca=ca).startswith("TLSv1")
     assert "source.endpoints must name the source as it does" in outcome(ingest, "verify-identity", ca=ca)
+    for mode in ("disabled", "preferred", "required", "verify-ca", "verify-identity"):
+        reads(ingest.source, f"TLS: {mode}")
 
 
 @pytest.mark.parametrize("release", RELEASES)
-def test_a_source_without_tls_is_refused_by_all_modes_that_need_it(release: str, pool: Pool, tmp_path: Path) -> None:
+def test_a_source_without_tls_is_refused_by_all_modes_that_need_it(
+    release: str, pool: Pool, tmp_path: Path, reads: Reads
+) -> None:
     ca = Authority(tmp_path / "ca").ca
     ingest = ingest_of(pool, tmp_path, release, without_tls(release))
     for mode in ("disabled", "preferred"):
         assert outcome(ingest, mode) == "in clear"
     for mode in ("required", "verify-ca", "verify-identity"):
         assert f"source.tls.mode is {mode}, but 127.0.0.1 offers no TLS" in outcome(ingest, mode, ca=ca)
+    reads(ingest.source, "TLS: a source that has none, in clear or refused as the mode says")
 
 
 @pytest.mark.parametrize("release", RELEASES)
-def test_an_account_that_needs_a_certificate_is_let_in_with_one(release: str, pool: Pool, tmp_path: Path) -> None:
+def test_an_account_that_needs_a_certificate_is_let_in_with_one(
+    release: str, pool: Pool, tmp_path: Path, reads: Reads
+) -> None:
     options = certificate(tmp_path, ["127.0.0.1"])
     ingest = ingest_of(pool, tmp_path, release, options)
     ingest.source.sql("ALTER USER repl@'%' REQUIRE X509")
     ca, cert, key = (Path(str(options[f"ssl-{name}"])) for name in ("ca", "cert", "key"))
     assert "Access denied" in outcome(ingest, "required")
     assert outcome(ingest, "verify-identity", ca=ca, cert=cert, key=key).startswith("TLSv1")
+    reads(ingest.source, "TLS: a source that wants the certificate of the cluster (REQUIRE X509)")
 
 
 def ingest_of(pool: Pool, folder: Path, release: str, options: Options) -> Ingest:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from servers.chain import SOURCE, Chain
+from servers.compatibility import Reads
 from servers.fixtures import Pool
 from servers.workload import Workload
 
@@ -33,15 +34,16 @@ def wait_connected(node: NodeProcess) -> None:
     wait_until(lambda: source_of(node)[0] == "connected", 30, "the connection", found=lambda: str(source_of(node)))
 
 
-def test_a_source_without_gtids_is_refused_until_it_has_them(pool: Pool) -> None:
+def test_a_source_without_gtids_is_refused_until_it_has_them(pool: Pool, reads: Reads) -> None:
     source = pool.server("mysql-9.7", {"gtid-mode": "OFF_PERMISSIVE"})
     node = pool.node(source, ready=False)
     wait_refused(node, "gtid_mode = OFF_PERMISSIVE: expected ON")
     source.sql("SET GLOBAL gtid_mode = ON_PERMISSIVE", "SET GLOBAL gtid_mode = ON")
     wait_connected(node)
+    reads(source, "gtid_mode not ON: refused until it is")
 
 
-def test_a_wrong_password_is_refused_until_it_is_right(pool: Pool, flavor: Flavor) -> None:
+def test_a_wrong_password_is_refused_until_it_is_right(pool: Pool, flavor: Flavor, reads: Reads) -> None:
     source = pool.server(SOURCE[flavor])
     source.sql("ALTER USER repl@'%' IDENTIFIED BY 'another'")
     node = pool.node(source, ready=False)
@@ -49,6 +51,7 @@ def test_a_wrong_password_is_refused_until_it_is_right(pool: Pool, flavor: Flavo
     assert "replication" not in source_of(node)[1].replace("replication user", "")
     source.sql("ALTER USER repl@'%' IDENTIFIED BY 'replication'")
     wait_connected(node)
+    reads(source, "a wrong password: refused until it is right")
 
 
 def test_a_missing_privilege_is_refused_until_it_is_granted(pool: Pool, flavor: Flavor) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from servers.chain import Chain
+from servers.compatibility import Reads
 from servers.fixtures import Pool
 from servers.processes import peak_memory
 from servers.workload import PACKET_LIMIT
@@ -107,12 +108,13 @@ def test_huge_blobs_arrive_and_memory_stays_bounded(chain: Chain) -> None:
     assert all(peak < 120 * 2**20 for _, peak in workers)
 
 
-def test_a_source_that_compresses_all_transactions_is_followed(pool: Pool) -> None:
+def test_a_source_that_compresses_all_transactions_is_followed(pool: Pool, reads: Reads) -> None:
     chain = Chain.start(pool, Flavor.MYSQL, options={"binlog-transaction-compression": "ON"})
     replica = chain.replica(options={"replica-parallel-workers": 4})
     chain.workload.everything()
     chain.workload.random_transactions(seed=3, count=100)
     chain.converge(replica)
+    reads(chain.source, "compressed transactions (binlog_transaction_compression)")
 
 
 def test_a_replica_applies_in_parallel_what_the_source_wrote_in_groups(chain: Chain) -> None:

@@ -6,6 +6,7 @@ import threading
 
 import pytest
 from servers.chain import Chain
+from servers.compatibility import Reads
 from servers.fixtures import Pool
 from servers.semi_sync import OPTIONS, clients, variable, wait_without_replicas
 
@@ -24,13 +25,14 @@ def synchronous(pool: Pool, flavor: Flavor) -> Chain:
     return chain
 
 
-def test_every_commit_is_acknowledged(synchronous: Chain) -> None:
+def test_every_commit_is_acknowledged(synchronous: Chain, reads: Reads) -> None:
     before = variable(synchronous.source, "no_tx")
     synchronous.workload.everything()
     synchronous.wait_node()
     assert variable(synchronous.source, "status") == "ON"
     assert variable(synchronous.source, "no_tx") == before
     assert int(variable(synchronous.source, "yes_tx")) > 0
+    reads(synchronous.source, "semi-sync, waiting for the cluster for ever")
 
 
 def test_what_a_client_saw_committed_survives_the_loss_of_source_and_node(synchronous: Chain) -> None:

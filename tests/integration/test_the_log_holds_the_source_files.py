@@ -10,6 +10,7 @@ import random
 from pathlib import Path
 
 import pytest
+from servers.compatibility import Reads
 from servers.fixtures import Pool
 from servers.ingest import SEMI_SYNC, Ingest
 from servers.workload import PACKET_LIMIT, Workload
@@ -50,7 +51,9 @@ def executed(source: Server) -> str:
 
 
 @pytest.mark.parametrize("semi_sync", [False, True], ids=["asynchronous", "semi-sync"])
-def test_all_kinds_of_events_are_stored_as_they_are(source: Server, ingest: Ingest, semi_sync: bool) -> None:
+def test_all_kinds_of_events_are_stored_as_they_are(
+    source: Server, ingest: Ingest, semi_sync: bool, reads: Reads
+) -> None:
     work = Workload(source).create()
     work.everything()
     with ingest.running(semi_sync=semi_sync) as running:
@@ -63,6 +66,9 @@ def test_all_kinds_of_events_are_stored_as_they_are(source: Server, ingest: Inge
         assert (running.status().acks > 0) is semi_sync
         assert str(running.log.state.executed) == executed(source)
         assert running.status().reconnects == 0
+    reads(source, "events of all kinds, semi-sync" if semi_sync else "events of all kinds")
+    if source.flavor is Flavor.MYSQL:
+        reads(source, "GTIDs with tags")  # Workload.tagged is one of the kinds
 
 
 @pytest.mark.parametrize("semi_sync", [False, True], ids=["asynchronous", "semi-sync"])
@@ -77,7 +83,7 @@ def test_events_around_the_packet_limit_are_stored_as_they_are(source: Server, i
         running.assert_holds_the_source_files()
 
 
-def test_restarts_and_crashes_of_the_source_leave_no_gap(source: Server, ingest: Ingest) -> None:
+def test_restarts_and_crashes_of_the_source_leave_no_gap(source: Server, ingest: Ingest, reads: Reads) -> None:
     work = Workload(source).create()
     with ingest.running() as running:
         for ending in (source.stop, source.kill, source.stop, source.kill):
@@ -90,6 +96,7 @@ def test_restarts_and_crashes_of_the_source_leave_no_gap(source: Server, ingest:
         running.assert_holds_the_source_files()
         assert str(running.log.state.executed) == executed(source)
         assert running.status().reconnects >= 4
+    reads(source, "stopped, and crashed: its file ends without a ROTATE")
 
 
 def test_a_source_killed_under_load_leaves_no_gap(source: Server, ingest: Ingest) -> None:
@@ -138,7 +145,7 @@ def test_a_reader_that_comes_back_later_leaves_no_gap(source: Server, ingest: In
         source.sql("FLUSH BINARY LOGS", "FLUSH BINARY LOGS")
 
 
-def test_a_source_without_checksums_is_stored_as_it_is(source: Server, ingest: Ingest) -> None:
+def test_a_source_without_checksums_is_stored_as_it_is(source: Server, ingest: Ingest, reads: Reads) -> None:
     work = Workload(source).create()
     with ingest.running() as running:
         work.small(5)
@@ -154,6 +161,7 @@ def test_a_source_without_checksums_is_stored_as_it_is(source: Server, ingest: I
         work.small(5)
         running.wait_all()
         running.assert_holds_the_source_files()
+    reads(source, "binlog_checksum=NONE, and changed while it is read")
 
 
 def test_purged_files_are_left_out_and_count_as_purged(source: Server, ingest: Ingest) -> None:
@@ -219,7 +227,7 @@ def test_a_reset_source_is_refused(source: Server, ingest: Ingest) -> None:
         assert running.files() == held
 
 
-def test_current_and_a_gtid_set_as_start_begin_in_the_middle(source: Server, tmp_path: Path) -> None:
+def test_current_and_a_gtid_set_as_start_begin_in_the_middle(source: Server, tmp_path: Path, reads: Reads) -> None:
     work = Workload(source).create()
     work.small(10)
     start = executed(source)
@@ -239,6 +247,7 @@ def test_current_and_a_gtid_set_as_start_begin_in_the_middle(source: Server, tmp
         assert str(running.log.state.purged) == before
         assert str(running.log.state.executed) == executed(source)
         assert running.status().transactions == 3
+    reads(source, "start: current, and a GTID set, in the middle of a file")
 
 
 def test_a_mysql_source_with_tls_is_verified_as_asked(pool: Pool, tmp_path: Path) -> None:

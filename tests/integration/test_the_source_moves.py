@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from servers.chain import SOURCE, Chain
+from servers.compatibility import Reads
 from servers.fixtures import Pool
 from servers.ingest import Ingest
 from servers.workload import Workload
@@ -87,7 +88,7 @@ def last_of(gtids: str) -> int:
     return int(gtids.replace(":", "-").split("-")[-1])
 
 
-def test_the_source_is_switched_to_a_promoted_replica_and_replicas_notice_nothing(chain: Chain) -> None:
+def test_the_source_is_switched_to_a_promoted_replica_and_replicas_notice_nothing(chain: Chain, reads: Reads) -> None:
     replica = chain.replica()
     chain.workload.small()
     chain.workload.flush_logs()
@@ -116,6 +117,7 @@ def test_the_source_is_switched_to_a_promoted_replica_and_replicas_notice_nothin
     assert (now.io_error, now.sql_error, now.source_file) == ("", "", after[-1])
     late = moved.replica()
     moved.converge(late)
+    reads(second, "switched to, as a promoted replica, under replicas at work")
 
 
 def replica_connections(node: NodeProcess) -> list[object]:
@@ -124,7 +126,9 @@ def replica_connections(node: NodeProcess) -> list[object]:
     return [one["connection"] for one in replicas]
 
 
-def test_a_switch_to_a_server_that_lacks_something_is_refused_with_exactly_that_unless_forced(chain: Chain) -> None:
+def test_a_switch_to_a_server_that_lacks_something_is_refused_with_exactly_that_unless_forced(
+    chain: Chain, reads: Reads
+) -> None:
     chain.workload.small(3)
     second = copy_of(chain.source, chain.pool)
     promote(second)
@@ -151,6 +155,7 @@ def test_a_switch_to_a_server_that_lacks_something_is_refused_with_exactly_that_
     mysql = chain.source.flavor is Flavor.MYSQL
     own = f"{text(second.value('SELECT @@server_uuid'))}:1-2" if mysql else executed(second)
     wait_until(lambda: own in chain.node.executed(), 60, f"{own} of the new source", found=chain.node.executed)
+    reads(second, "lacks something at a switch: refused with exactly that, read from by force")
 
 
 def test_a_switch_to_a_server_that_has_purged_what_comes_next_is_refused_even_by_force(chain: Chain) -> None:
@@ -189,7 +194,9 @@ def missing(chain: Chain, first: int, last: int) -> str:
     return f"domain 0: after {gtid}-{first - 1}, up to {gtid}-{last}"
 
 
-def test_purged_transactions_are_named_everywhere_until_another_endpoint_has_them(pool: Pool, flavor: Flavor) -> None:
+def test_purged_transactions_are_named_everywhere_until_another_endpoint_has_them(
+    pool: Pool, flavor: Flavor, reads: Reads
+) -> None:
     """State, status, metric, log; and it goes on by itself."""
     source = pool.server(SOURCE[flavor])
     workload = Workload(source).create()
@@ -227,9 +234,10 @@ def test_purged_transactions_are_named_everywhere_until_another_endpoint_has_the
     moved = Chain(pool, workload.at(second), node)
     moved.workload.small(3)
     moved.converge(replica)
+    reads(source, "purged what is needed: refused with the missing set, goes on by itself when an endpoint has it")
 
 
-def test_the_next_endpoint_is_read_from_once_it_has_everything(pool: Pool, flavor: Flavor) -> None:
+def test_the_next_endpoint_is_read_from_once_it_has_everything(pool: Pool, flavor: Flavor, reads: Reads) -> None:
     source = pool.server(SOURCE[flavor])
     workload = Workload(source).create()
     second = copy_of(source, pool)
@@ -256,6 +264,7 @@ def test_the_next_endpoint_is_read_from_once_it_has_everything(pool: Pool, flavo
     moved.workload.small(3)
     moved.converge(replica)
     assert_rising(served_names(node))
+    reads(second, "the next endpoint, when the first is gone, once it has everything")
 
 
 def has_received(replica: Server, source: Server) -> bool:
@@ -277,7 +286,7 @@ def names(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
 
 
 def test_a_name_that_moves_is_followed_to_a_server_that_has_everything(
-    names: dict[str, int], pool: Pool, flavor: Flavor, tmp_path: Path
+    names: dict[str, int], pool: Pool, flavor: Flavor, tmp_path: Path, reads: Reads
 ) -> None:
     source = pool.server(SOURCE[flavor])
     work = Workload(source).create()
@@ -306,3 +315,4 @@ def test_a_name_that_moves_is_followed_to_a_server_that_has_everything(
         stored = running.files(served=True)
         assert_rising(list(stored))
         assert list(stored.values())[-1].endswith(file.read_bytes()[before:])
+    reads(second, "a name that moves to another server")

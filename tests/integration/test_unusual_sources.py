@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from servers.chain import SOURCE, Chain
+from servers.compatibility import Reads
 from servers.files import assert_files_equal
 from servers.fixtures import Pool
 from servers.workload import Workload
@@ -19,20 +20,24 @@ from kingbus_node.demo.node_process import Settings
 from kingbus_node.demo.replication import Upstream, executed, replicate, wait_caught_up
 from kingbus_node.demo.servers import Flavor, ensure
 
+ENCRYPTED = "binlog encrypted at rest"
 
-def check(chain: Chain) -> None:
+
+def check(chain: Chain, reads: Reads, mode: str) -> None:
     """Write everything; a replica converges and all files are equal."""
     replica = chain.replica()
     chain.workload.everything()
     chain.converge(replica)
     assert_files_equal(chain)
+    reads(chain.source, mode)
 
 
-def test_a_source_whose_files_are_elsewhere_and_have_another_name(pool: Pool, flavor: Flavor) -> None:
-    check(Chain.start(pool, flavor, options={"log-bin": "../db-1_binary-log-with-quite-a-long-name"}))
+def test_a_source_whose_files_are_elsewhere_and_have_another_name(pool: Pool, flavor: Flavor, reads: Reads) -> None:
+    options: Options = {"log-bin": "../db-1_binary-log-with-quite-a-long-name"}
+    check(Chain.start(pool, flavor, options=options), reads, "log_bin elsewhere, under another name")
 
 
-def test_a_source_that_is_itself_a_replica(pool: Pool, flavor: Flavor) -> None:
+def test_a_source_that_is_itself_a_replica(pool: Pool, flavor: Flavor, reads: Reads) -> None:
     """Its binlog holds transactions of several servers, with their server ids and UUIDs."""
     origin = pool.server(SOURCE[flavor])
     workload = Workload(origin).create()
@@ -46,6 +51,7 @@ def test_a_source_that_is_itself_a_replica(pool: Pool, flavor: Flavor) -> None:
     source.sql("CREATE DATABASE own", "CREATE TABLE own.t (id INT PRIMARY KEY)", "INSERT INTO own.t VALUES (1), (2)")
     chain.converge(replica)
     assert_files_equal(chain)
+    reads(source, "itself a replica")
 
 
 def test_a_node_is_the_source_of_another_node(chain: Chain) -> None:
@@ -75,7 +81,7 @@ def test_a_replica_that_wants_semi_sync_gets_it(pool: Pool, flavor: Flavor) -> N
     chain.converge(replica)
 
 
-def test_an_xa_transaction_that_was_prepared_before_a_crash_is_committed_after_it(chain: Chain) -> None:
+def test_an_xa_transaction_that_was_prepared_before_a_crash_is_committed_after_it(chain: Chain, reads: Reads) -> None:
     replica = chain.replica()
     chain.source.sql("CREATE TABLE w.branches (name VARCHAR(20) PRIMARY KEY)")
     for name in ("'committed'", "'rolled back'"):
@@ -91,28 +97,30 @@ def test_an_xa_transaction_that_was_prepared_before_a_crash_is_committed_after_i
     chain.converge(replica)
     assert chain.source.sql("SELECT * FROM w.branches") == [("committed",)]
     assert_files_equal(chain)
+    reads(chain.source, "XA transactions prepared before a crash, ended after it")
 
 
 @pytest.mark.parametrize("size", [4096, 1 << 20])
-def test_a_source_whose_files_are_small(size: int, pool: Pool, flavor: Flavor) -> None:
+def test_a_source_whose_files_are_small(size: int, pool: Pool, flavor: Flavor, reads: Reads) -> None:
     """Most transactions then end a file; a large one ends its file long after the limit."""
-    check(Chain.start(pool, flavor, options={"max-binlog-size": size}))
+    check(Chain.start(pool, flavor, options={"max-binlog-size": size}), reads, "small files, many rotations")
 
 
-def test_a_source_whose_row_images_are_minimal(pool: Pool, flavor: Flavor) -> None:
-    check(Chain.start(pool, flavor, options={"binlog-row-image": "MINIMAL"}))
+def test_a_source_whose_row_images_are_minimal(pool: Pool, flavor: Flavor, reads: Reads) -> None:
+    chain = Chain.start(pool, flavor, options={"binlog-row-image": "MINIMAL"})
+    check(chain, reads, "binlog_row_image=MINIMAL")
 
 
-def test_a_mariadb_source_that_compresses_all_events(pool: Pool) -> None:
+def test_a_mariadb_source_that_compresses_all_events(pool: Pool, reads: Reads) -> None:
     options: Options = {"log-bin-compress": "ON", "log-bin-compress-min-len": 10}
-    check(Chain.start(pool, Flavor.MARIADB, options=options))
+    check(Chain.start(pool, Flavor.MARIADB, options=options), reads, "compressed events (log_bin_compress)")
 
 
-def test_a_mysql_source_whose_binlog_is_encrypted_at_rest(pool: Pool, tmp_path: Path) -> None:
+def test_a_mysql_source_whose_binlog_is_encrypted_at_rest(pool: Pool, tmp_path: Path, reads: Reads) -> None:
     """The server needs a component of its own for the keys, so it runs from a folder that says so."""
     source = pool.add(with_keyring(tmp_path / "programs", tmp_path / "source"))
     chain = Chain(pool, Workload(source).create(), pool.node(source))
-    check(chain)
+    check(chain, reads, ENCRYPTED)
     name = source.binary_logs()[0]
     assert (source.data / name).read_bytes()[:4] == b"\xfdbin"
     assert source.table("SHOW BINARY LOGS")[0]["Encrypted"] == "Yes"
@@ -139,7 +147,9 @@ def with_keyring(programs: Path, folder: Path) -> Server:
 
 
 @pytest.mark.parametrize("release", ["mariadb-10.11", "mariadb-11.8"])
-def test_a_mariadb_source_whose_binlog_is_encrypted_at_rest(release: str, pool: Pool, tmp_path: Path) -> None:
+def test_a_mariadb_source_whose_binlog_is_encrypted_at_rest(
+    release: str, pool: Pool, tmp_path: Path, reads: Reads
+) -> None:
     keys = tmp_path / "keys.txt"
     keys.write_text("1;0123456789abcdef0123456789abcdef\n")
     keys.chmod(0o644)
@@ -158,9 +168,10 @@ def test_a_mariadb_source_whose_binlog_is_encrypted_at_rest(release: str, pool: 
     chain.workload.everything()
     chain.node.start()
     chain.converge(replica)
+    reads(source, ENCRYPTED)
 
 
-def test_a_mysql_source_whose_sets_hold_hundreds_of_servers(pool: Pool) -> None:
+def test_a_mysql_source_whose_sets_hold_hundreds_of_servers(pool: Pool, reads: Reads) -> None:
     """As after many failovers: some of them in the past and purged, some with gaps, and some still to come."""
     before = ",\n".join(f"{uuid(n)}:1-{n * 3}:{n * 3 + 2}-{n * 3 + 9}" for n in range(1, 301))
     start = ("RESET BINARY LOGS AND GTIDS", f"SET GLOBAL gtid_purged = '{before}'")
@@ -186,13 +197,14 @@ def test_a_mysql_source_whose_sets_hold_hundreds_of_servers(pool: Pool) -> None:
     chain.converge(replica)
     assert_files_equal(chain)
     assert executed(replica) == executed(source) == chain.node.executed()
+    reads(source, "sets of hundreds of UUIDs, with gaps")
 
 
 def uuid(n: int) -> str:
     return f"{n:08x}-aab4-11df-86ab-c80aa9429562"
 
 
-def test_a_mariadb_source_whose_state_holds_many_servers_and_domains(pool: Pool) -> None:
+def test_a_mariadb_source_whose_state_holds_many_servers_and_domains(pool: Pool, reads: Reads) -> None:
     chain = Chain.start(pool, Flavor.MARIADB)
     replica = chain.replica()
     chain.source.sql("CREATE TABLE w.t (id INT PRIMARY KEY)")
@@ -209,3 +221,4 @@ def test_a_mariadb_source_whose_state_holds_many_servers_and_domains(pool: Pool)
     chain.workload.everything()
     chain.converge(replica)
     assert_files_equal(chain)
+    reads(chain.source, "many domains and server ids")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from servers.chain import SOURCE, Chain
+from servers.compatibility import Reads
 from servers.files import assert_files_equal
 from servers.fixtures import Pool
 from servers.workload import Workload
@@ -15,7 +16,7 @@ from kingbus_node.demo.waiting import wait_until
 
 
 @pytest.mark.parametrize("start", ["earliest", "current", "a GTID set"])
-def test_a_replica_that_has_what_came_before_converges(start: str, pool: Pool, flavor: Flavor) -> None:
+def test_a_replica_that_has_what_came_before_converges(start: str, pool: Pool, flavor: Flavor, reads: Reads) -> None:
     """The source has purged its first files; the replica had followed the source itself until the node began."""
     source = pool.server(SOURCE[flavor])
     workload = Workload(source).create()
@@ -47,6 +48,7 @@ def test_a_replica_that_has_what_came_before_converges(start: str, pool: Pool, f
         assert sorted(gtid["purged"].replace("\n", "").split(",")) == sorted(purged.replace("\n", "").split(","))
     else:
         assert gtid["purged"].replace("\n", "") == before
+    reads(source, f"start: {start}, the first files purged")
 
 
 def test_a_node_that_starts_with_an_empty_source_has_purged_nothing(chain: Chain) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import struct
 import subprocess
-from collections.abc import Sequence
-from contextlib import closing
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -56,7 +56,9 @@ def environment() -> dict[str, str]:
     return {**os.environ, "MYSQL_PWD": REPLICATION_PASSWORD}
 
 
-class _Socket(Protocol):
+class Socket(Protocol):
+    """As pymysql has it."""
+
     def sendall(self, data: bytes) -> None: ...
 
     def recv_into(self, buffer: memoryview, size: int) -> int: ...
@@ -80,35 +82,43 @@ class Dump:
     """The EOF or ERR packet; None when the connection simply ended."""
 
 
-def gtid_command(gtids: bytes, flags: int = NON_BLOCK, file: str = "", position: int = 4) -> bytes:
+def gtid_command(gtids: bytes, flags: int = NON_BLOCK, file: str = "", position: int = 4, server_id: int = 0) -> bytes:
     """COM_BINLOG_DUMP_GTID; `gtids` is an encoded set."""
     name = file.encode()
-    header = struct.pack("<BHII", COM_BINLOG_DUMP_GTID, flags, 0, len(name))
+    header = struct.pack("<BHII", COM_BINLOG_DUMP_GTID, flags, server_id, len(name))
     return header + name + struct.pack("<QI", position, len(gtids)) + gtids
 
 
-def file_command(file: str, position: int = 4, flags: int = NON_BLOCK) -> bytes:
+def file_command(file: str, position: int = 4, flags: int = NON_BLOCK, server_id: int = 0) -> bytes:
     """COM_BINLOG_DUMP."""
-    return struct.pack("<BIHI", COM_BINLOG_DUMP, position, flags, 0) + file.encode()
+    return struct.pack("<BIHI", COM_BINLOG_DUMP, position, flags, server_id) + file.encode()
 
 
-def dump(port: int, command: bytes, statements: Sequence[str] = (), *, host: str = "127.0.0.1") -> Dump:
-    """Log in, run statements, send a dump command, and read until the server ends it."""
+@contextmanager
+def dumping(port: int, command: bytes, statements: Sequence[str] = (), *, host: str = "127.0.0.1") -> Iterator[Socket]:
+    """Log in, run statements and send a dump command; `read_packet` reads what comes."""
     with closing(connect(port, user=REPLICATION_USER, password=REPLICATION_PASSWORD, host=host)) as connection:
         with connection.cursor() as cursor:
             for statement in statements:
                 cursor.execute(statement)
-        sock: _Socket = connection._sock  # type: ignore[attr-defined]
+        sock: Socket = connection._sock  # type: ignore[attr-defined]
         sock.sendall(len(command).to_bytes(3, "little") + b"\0" + command)
+        yield sock
+
+
+def dump(port: int, command: bytes, statements: Sequence[str] = (), *, host: str = "127.0.0.1") -> Dump:
+    """Log in, run statements, send a dump command, and read until the server ends it."""
+    with dumping(port, command, statements, host=host) as sock:
         events: list[Packet] = []
-        while (packet := _read(sock)) is not None:
+        while (packet := read_packet(sock)) is not None:
             if packet.payload[0] != 0:
                 return Dump(tuple(events), packet)
             events.append(Packet(packet.sequences, packet.payload[1:]))
         return Dump(tuple(events), None)
 
 
-def _read(sock: _Socket) -> Packet | None:
+def read_packet(sock: Socket) -> Packet | None:
+    """The next packet, put together; None when the connection has ended."""
     sequences: list[int] = []
     parts: list[bytes] = []
     while True:
@@ -125,7 +135,7 @@ def _read(sock: _Socket) -> Packet | None:
             return Packet(tuple(sequences), b"".join(parts))
 
 
-def _exactly(sock: _Socket, size: int) -> bytes | None:
+def _exactly(sock: Socket, size: int) -> bytes | None:
     buffer = memoryview(bytearray(size))
     done = 0
     while done < size:

@@ -12,6 +12,7 @@ an error or a log line.
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import os
 import select
@@ -310,11 +311,23 @@ def read_password(path: Path | None) -> bytes:
         ) from error
 
 
+class _TlsSocket(ssl.SSLSocket):
+    """Python before 3.12 leaves a socket open when the peer is gone already as TLS is to begin."""
+
+    def getpeername(self) -> object:
+        try:
+            return super().getpeername()
+        except OSError as error:
+            self.close()
+            raise ConnectionResetError(errno.ECONNRESET, "the connection ended before TLS began") from error
+
+
 def tls_context(tls: SourceTls) -> ssl.SSLContext | None:
     """What `source.tls` means, as MySQL's ``--ssl-mode`` does; None: no TLS. Refused if a file cannot be used."""
     if tls.mode == "disabled":
         return None
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.sslsocket_class = _TlsSocket
     context.check_hostname = tls.mode == "verify-identity"
     context.verify_mode = ssl.CERT_REQUIRED if tls.mode.startswith("verify") else ssl.CERT_NONE
     # The certificates that MySQL makes for itself lack what Python 3.13 demands beyond RFC 5280's minimum.

@@ -1,8 +1,9 @@
 """Which client works with which source, as found by a run of the tests: what docs/compatibility.md is made of.
 
-A test that shows that a client works in a mode says so with the fixture `works`; its row is in the table if the test
-has passed. What a client cannot do by itself (its error is the same when it reads from the source) is told with
-`limits`. ``pytest --compatibility FILE`` writes the page; `make compatibility` runs all that is needed for it.
+A test that shows that a client works in a mode says so with the fixture `works`, one that shows that a node reads
+from a source of some kind with `reads`; its row is in the table if the test has passed. What a client cannot do by
+itself (its error is the same when it reads from the source) is told with `limits`. ``pytest --compatibility FILE``
+writes the page, and runs only what speaks of it; `make compatibility` names all that is needed.
 """
 
 from __future__ import annotations
@@ -15,12 +16,18 @@ from pathlib import Path
 
 import pytest
 
+from kingbus_node.demo.instance import Server
+from kingbus_node.demo.servers import Flavor
+
 Note = Callable[[str, str, str], None]
 """Called with client, mode and source."""
+Reads = Callable[[Server, str], None]
+"""Called with the source, and what is special about it or the way to it."""
 Limit = Callable[[str, str, str, str], None]
 """Called with client, mode, source, and the client's own error."""
 
 _WORKS = "compatibility: works"
+_READS = "compatibility: reads"
 _LIMIT = "compatibility: limit"
 
 _PAGE = """\
@@ -31,9 +38,21 @@ Made on {date} by one run of `make compatibility` ({passed} tests passed, none f
 up with the source's rows and GTIDs, or printed what it prints of the source; a row is here only if its test passed. The
 tests and the programs are in `tests/clients/`.
 
+## Clients
+
 | client | mode | source | passed |
 |---|---|---|---|
 {rows}
+
+## Sources
+
+What a source may be like, and how it may be reached. In each test (they are in `tests/integration/`) the log, or the
+files that a node serves, were the source's byte for byte, or a replica of the node ended up with the source's tables;
+what cannot be read was refused as the row says. A binlog file beyond 4 GiB is in `make test-big`.
+
+| kind, or way | source | passed |
+|---|---|---|
+{reads}
 
 ## What clients cannot do themselves
 
@@ -59,13 +78,40 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what `make test` has no time for."""
+    """Leave out what `make test` has no time for, and, when the page is written, what it does not tell of."""
+    if config.getoption("--compatibility"):
+        _keep(config, items, _is_told_of)
     if config.getoption("--all-clients"):
         return
-    left_out = [item for item in items if item.get_closest_marker("thorough")]
+    _keep(config, items, lambda item: item.get_closest_marker("thorough") is None)
+
+
+def _keep(config: pytest.Config, items: list[pytest.Item], wanted: Callable[[pytest.Item], bool]) -> None:
+    left_out = [item for item in items if not wanted(item)]
     if left_out:
         config.hook.pytest_deselected(items=left_out)
-        items[:] = [item for item in items if not item.get_closest_marker("thorough")]
+        items[:] = [item for item in items if wanted(item)]
+
+
+def _is_told_of(item: pytest.Item) -> bool:
+    """Whether it is one of those that the page is made of."""
+    return item.path.parent.name == "clients" or "reads" in getattr(item, "fixturenames", ())
+
+
+def name_of(server: Server) -> str:
+    """The server as it is called in the tables."""
+    flavor = "MySQL" if server.flavor is Flavor.MYSQL else "MariaDB"
+    return f"{flavor} {server.binaries.version.partition('-')[0]}"
+
+
+@pytest.fixture
+def reads(request: pytest.FixtureRequest) -> Reads:
+    """Say that a node reads from a source of this kind, if the test passes."""
+
+    def note(source: Server, mode: str) -> None:
+        request.node.user_properties.append((_READS, (mode, name_of(source))))
+
+    return note
 
 
 @pytest.fixture
@@ -94,6 +140,7 @@ class Collector:
     def __init__(self, config: pytest.Config) -> None:
         self._config = config
         self._rows: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
+        self._reads: defaultdict[str, set[str]] = defaultdict(set)
         self._limits: set[tuple[str, ...]] = set()
         self._passed = 0
         self._begun = time.monotonic()
@@ -104,12 +151,15 @@ class Collector:
             return
         self._passed += 1
         for name, value in report.user_properties:
-            if name in (_WORKS, _LIMIT) and isinstance(value, tuple):
+            if name in (_WORKS, _READS, _LIMIT) and isinstance(value, tuple):
                 self._note(name, tuple(str(part) for part in value))
 
     def _note(self, name: str, what: tuple[str, ...]) -> None:
         if name == _LIMIT:
             self._limits.add(what)
+        elif name == _READS:
+            mode, source = what
+            self._reads[mode].add(source)
         else:
             client, mode, source = what
             self._rows[client, mode].add(source)
@@ -126,9 +176,11 @@ class Collector:
             f"| {client} | {mode} | {', '.join(sorted(sources))} | yes |"
             for (client, mode), sources in sorted(self._rows.items())
         ]
+        reads = [f"| {mode} | {', '.join(sorted(sources))} | yes |" for mode, sources in sorted(self._reads.items())]
         limits = [f"| {' | '.join(limit)} |" for limit in sorted(self._limits)]
         page = _PAGE.format(
             rows="\n".join(rows),
+            reads="\n".join(reads),
             limits="\n".join(limits),
             date=time.strftime("%Y-%m-%d"),
             passed=self._passed,
