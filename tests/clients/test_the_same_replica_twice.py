@@ -11,6 +11,8 @@ from servers.raw import Socket, dumping, file_command, gtid_command, read_packet
 
 from clients.conftest import Chains
 
+pytestmark = pytest.mark.thorough
+
 HEARTBEATS = (27, 41)
 UUID = "5ca1ab1e-0000-11f1-8000-000000000001"
 EVERY_SECOND = "SET @master_heartbeat_period = 1000000000"
