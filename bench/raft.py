@@ -1,6 +1,6 @@
 """What consensus costs: three nodes on this machine, each a process with its own log, every entry synced on all disks.
 
-``python -m bench.raft [--megabytes N] [--small N] [--rows N] [--directory D]``. Beside each figure stands what the
+``python -m bench.raft [--megabytes N] [--one-by-one N] [--small N] [--rows N] [--directory D]``. Beside each figure stands what the
 machine gives without Raft, measured in the same run: three processes that only write and sync the same bytes, one
 socket over loopback, one fdatasync after another (of one process, and of three at once), and ``mysqlbinlog --raw`` for
 catching up with a real source (`bench.catchup`). The ratios hold on other machines sooner than the figures do.
@@ -164,11 +164,13 @@ def stream(nodes: Nodes, directory: Path, size: int, total: int) -> None:
 def one_by_one(nodes: Nodes, directory: Path, count: int) -> None:
     """Entries of 1 KiB, each once the one before is committed, beside an fdatasync of the same."""
     size = 1024
-    answer, _ = nodes.order("one by one", size=size, count=count)
+    answer, cpu = nodes.order("one by one", size=size, count=count)
     commits = answer["commits"]
     alone, three = sync_alone(directory / "syncs", size, count), three_syncing(directory, size, count)
     print(f"\n1 KiB entries one by one, {count} of them")
     print(f"  commit          p50 {percentile(commits, 0.5):.2f} ms, p99 {percentile(commits, 0.99):.2f} ms")
+    per_entry = ", ".join(f"{1000 * seconds / count:.2f}" for seconds in cpu)
+    print(f"  processor time  {per_entry} ms an entry on the leader and the followers")
     for who, syncs in (("one process that appends 1 KiB and syncs", alone), ("three such processes at once", three)):
         p50, p99 = percentile(syncs, 0.5), percentile(syncs, 0.99)
         print(f"  {who}: p50 {p50:.2f} ms, p99 {p99:.2f} ms")
@@ -182,15 +184,18 @@ def one_by_one(nodes: Nodes, directory: Path, count: int) -> None:
     figure("followers see a commit later than the leader, p99", value, percentile(late, 0.99), 5, "ms", least=False)
 
 
-def report(directory: Path, megabytes: int) -> None:
+def report(directory: Path, megabytes: int, entries: int) -> None:
     """Measures and prints."""
     total = megabytes << 20
-    print(f"\nloopback, one connection            {loopback(total) / 1e6:8.0f} MB/s")
+    if total:
+        print(f"\nloopback, one connection            {loopback(total) / 1e6:8.0f} MB/s")
     nodes = Nodes(directory)
     try:
-        for size in (256 << 10, 1 << 10):
-            stream(nodes, directory, size, total if size > 4096 else total // 16)
-        one_by_one(nodes, directory, 1000)
+        if total:
+            for size in (256 << 10, 1 << 10):
+                stream(nodes, directory, size, total if size > 4096 else total // 16)
+        if entries:
+            one_by_one(nodes, directory, entries)
         peaks = ", ".join(f"{memory >> 20}" for _, memory in nodes.tell())
         print(f"\npeak memory        {peaks} MiB, the leader first")
     finally:
@@ -201,6 +206,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command."""
     parser = argparse.ArgumentParser(description="Consensus of three nodes, beside the same work without Raft.")
     parser.add_argument("--megabytes", type=int, default=512, help="of big entries; a sixteenth of that of small ones")
+    parser.add_argument("--one-by-one", type=int, default=1000, metavar="N", help="entries of 1 KiB, 0 for none")
     parser.add_argument("--small", type=int, default=100, metavar="MB", help="to catch up with, 0 for none")
     parser.add_argument("--rows", type=int, default=400, metavar="MB", help="the same in big rows, 0 for none")
     parser.add_argument("--directory", type=Path, help="where to put the logs (default: a temporary directory)")
@@ -217,8 +223,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, {directory}")
     print(f"load average before: {os.getloadavg()[0]:.1f}")
     try:
-        if given.megabytes:
-            report(directory, given.megabytes)
+        if given.megabytes or given.one_by_one:
+            report(directory, given.megabytes, given.one_by_one)
         for workload, megabytes in (("small", given.small), ("rows", given.rows)):
             if megabytes:
                 catchup.report(workload, megabytes, directory)
