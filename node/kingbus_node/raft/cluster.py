@@ -58,6 +58,8 @@ logger = logging.getLogger(__name__)
 CLOSE_SECONDS = 5.0
 """How long `Cluster.close` waits for what was proposed to be committed."""
 _REMEMBERED_REIGNS = 8
+_SENT_AT_ONCE = 64 << 10
+"""Bytes of a proposal up to which its proposer sends it to the followers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,15 +158,19 @@ class Cluster:
         cost = sum(draft.size for draft in drafts)
         reign = self._reserve(cost)
         try:
-            index = self._propose(drafts, cost, term)
+            index, alone = self._propose(drafts, cost, term)
         except BaseException:
             with self._state:
                 self._release(cost, reign)
             raise
-        self._loop.wake()
+        if alone and cost <= _SENT_AT_ONCE:
+            self._loop.push()
+        else:
+            self._loop.wake()
         return index
 
-    def _propose(self, drafts: Sequence[Draft], cost: int, term: int | None) -> int:
+    def _propose(self, drafts: Sequence[Draft], cost: int, term: int | None) -> tuple[int, bool]:
+        """The index, and whether everything before it is committed: then nothing will come that it could wait for."""
         while True:
             with self._loop.lock:
                 raft = self._raft
@@ -187,7 +193,7 @@ class Cluster:
                     with self._state:
                         self._own_last = index
                         self._proposals.append(_Proposed(index, cost, len(drafts), now))
-                    return index
+                    return index, index - len(drafts) <= raft.commit_index
             with self._state:
                 self._state.wait_for(lambda v=version: self._version != v or self._is_over(), 1.0)  # type: ignore[misc]
                 self._check()

@@ -153,8 +153,9 @@ class Raft:
 
     @property
     def deadline(self) -> float:
-        """When ``tick`` should be called next, if nothing else happens."""
-        return self.leadership.deadline if self.leadership else self._election_deadline
+        """When ``tick`` should be called next, if nothing else happens. Any thread."""
+        leadership = self.leadership
+        return self._election_deadline if leadership is None else leadership.deadline
 
     @property
     def contact(self) -> float:

@@ -6,8 +6,10 @@ does not take what is sent to it loses the link, and gets what it missed once it
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import ssl
+import threading
 from collections import deque
 from collections.abc import Iterator
 from itertools import islice
@@ -40,13 +42,18 @@ class Lane:
 
     def __init__(self, connection: socket.socket, *, buffer: int, limit: int) -> None:
         self.connection = connection
+        self.number = connection.fileno()
         self._tls = isinstance(connection, ssl.SSLSocket)
+        # One thread may send while another receives; what TLS keeps of a connection is for one at a time.
+        self._exclusive = threading.Lock() if self._tls else contextlib.nullcontext()
         self._reader = FrameReader(buffer)
         self._limit = limit
         self._queue: deque[memoryview | FileSlice] = deque()
         self.queued = 0
         self.blocked = False
         """Whether the connection takes no more for now."""
+        self.awaited = False
+        """Whether the system was asked to say when it does again. For the owner."""
         self.unread = False
         """Whether there may be more to receive, although the system does not say so."""
         self.sent_bytes = 0
@@ -73,7 +80,8 @@ class Lane:
         self.blocked = False
         while self._queue and not self.blocked:
             try:
-                count = self._send()
+                with self._exclusive:
+                    count = self._send()
             except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
                 self.blocked = True
             else:
@@ -121,7 +129,8 @@ class Lane:
         got = 0
         while got < _BYTES_AT_ONCE:
             try:
-                count = self.connection.recv_into(self._reader.space())
+                with self._exclusive:
+                    count = self.connection.recv_into(self._reader.space())
             except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
                 return
             if count == 0:
@@ -163,10 +172,14 @@ class Link:
         self.round_trip: float | None = None
         """Seconds, smoothed."""
 
-    def send(self, message: Framed) -> None:
-        """Queues a message on the connection that it belongs to. :raises LinkError: too much waits there"""
+    def send(self, message: Framed) -> Lane:
+        """Queues a message on the connection that it belongs to, and says on which. :raises LinkError: too much waits
+        there
+        """
         bulk = isinstance(message, Install) or (isinstance(message, Append) and bool(message.entries))
-        (self.bulk if bulk else self.control).queue(encode_frame(message))
+        lane = self.bulk if bulk else self.control
+        lane.queue(encode_frame(message))
+        return lane
 
     def measured(self, round_trip: float) -> None:
         """A round trip took so many seconds (smoothed as in RFC 6298)."""

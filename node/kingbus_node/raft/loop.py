@@ -3,20 +3,26 @@
 It never waits for anything else. Names and handshakes are `transport`'s threads, fsync is `syncer`'s; what it does on
 the disk itself goes to the page cache, but for term and vote, which must be durable before the next word is said.
 
-A round takes what has arrived, short messages before entries, then the time and the disk; then the core's messages
-go out, a sync is asked for if one is due, and readers are shown what is committed. Proposals come from other threads,
-which use the core under ``lock`` and wake the loop: all that came meanwhile goes out in one round.
+A round takes what has arrived, short messages before entries, and the time; then readers are shown what is committed,
+the core's messages go out, and a sync is asked for if one is due. Proposals come from other threads, which use the core
+under ``lock`` and wake the loop: all that came meanwhile goes out in one round.
+
+Waking a thread costs more than what it then does for a small entry. So two things are done where they happen, and not
+here, in the loop's thread: a proposal that is alone is sent by its proposer (``push``), and what rests on a sync is
+told to the core, and a follower's answer sent, by the thread that synced. Who sends holds ``_sending``, which is taken
+before ``lock`` and is what the queues of all links belong to: so messages leave in the order in which the core made
+them. Links come, go and are read from here alone.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-import selectors
+import select
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Final, Protocol
@@ -45,6 +51,7 @@ _BEATS: Final = 8
 _CHECK_SECONDS: Final = 0.5
 _SILENCE: Final = 3.0
 _COMMIT_SLICE: Final = 512
+_BEATS_OF_LINKS: Final = (Ping, Pong)
 
 
 class Turnstile:
@@ -127,14 +134,18 @@ class Loop:
         self._syncer: Syncer
         self.copier: Copier
         self._transport: Transport
-        self._selector = selectors.DefaultSelector()
+        self._poll = select.epoll()
         self._event = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self._selector.register(self._event, selectors.EVENT_READ)
+        self._poll.register(self._event, select.EPOLLIN)
         self._waking = threading.Lock()
         self._awake = False
         self._arrivals: deque[Connected] = deque()
         self._traffic: dict[str, Traffic] = {}
-        self._writing: set[Lane] = set()
+        self._lanes: dict[int, tuple[Link, Lane]] = {}  # by file descriptor
+        self._unread: set[tuple[Link, Lane]] = set()
+        self._sending = threading.Lock()
+        self._filled: set[Lane] = set()  # these have something to send, and take it
+        self._broken: deque[tuple[Link, Exception]] = deque()
         self._closing = False
         self._ended = False
         self._trouble: Exception | None = None
@@ -153,7 +164,7 @@ class Loop:
         self.copier = Copier(
             self._log, self._journal, transport.open_stream, self.wake, behind=self._options.copy_behind
         )
-        self._syncer = Syncer(self._log, self.wake, self._on_sync)
+        self._syncer = Syncer(self._log, self._synced, self.fail, self._on_sync)
         self._thread.start()
 
     def wake(self) -> None:
@@ -162,6 +173,20 @@ class Loop:
             if not self._awake:
                 self._awake = True
                 os.eventfd_write(self._event, 1)
+
+    def push(self) -> None:
+        """Sends what the core has to say, in this thread if no other one is sending. Any thread; without ``lock``."""
+        if not self._sending.acquire(blocking=False):
+            self.wake()
+            return
+        try:
+            self._send()
+        except Exception as error:
+            self.fail(error)
+        finally:
+            self._sending.release()
+        if self._broken:
+            self.wake()
 
     def offer(self, connected: Connected) -> None:
         """A new link. Any thread."""
@@ -189,7 +214,7 @@ class Loop:
         self.copier.close()
         self._syncer.close()
         self._turn_away()
-        self._selector.close()
+        self._poll.close()
         with self._waking:
             self._awake = True  # for ever
             os.close(self._event)
@@ -218,7 +243,7 @@ class Loop:
             self._turn_away()
 
     def _round(self) -> None:
-        ready = self._selector.select(self._patience())
+        ready = self._poll.poll(self._patience())
         now = time.monotonic()
         self._excuse(now)
         while self._arrivals:
@@ -226,18 +251,18 @@ class Loop:
         self._take(ready, now)
         if self.copier.ended:
             self._end_copy()
-        with self.lock:
-            now = time.monotonic()
-            if self._syncer.finished():
-                self._sync_begun = None
-                self.raft.sync_finished(now)
-            if now >= self.raft.deadline:
-                self._tick(now)
+        if now >= self.raft.deadline:
+            self._tick()
         if now >= self._next_beat:
             self._beat(now)
-        self._send(now)
         self._tell_of_loss()
-        self._commit()
+        self._commit()  # before anything is sent: somebody may be waiting for it
+        with self._sending:
+            self._send()
+        while self._broken:
+            link, error = self._broken.popleft()
+            if self.links.get(link.address) is link:
+                self._drop(link, error)
         with self.lock:
             self._follow_membership()
             self._observer.changed(self.raft)
@@ -254,17 +279,15 @@ class Loop:
             self._observer.told()
         self._reign = reign
 
-    def _tick(self, now: float) -> None:
-        try:
-            self.raft.tick(now)
-        except LogFullError as error:
-            logger.debug("no election: %s", error)
+    def _tick(self) -> None:
+        with self.lock:
+            try:
+                self.raft.tick(time.monotonic())
+            except LogFullError as error:
+                logger.debug("no election: %s", error)
 
     def _patience(self) -> float:
-        for link in self.links.values():
-            if link.control.unread or link.bulk.unread:
-                return 0.0
-        if self._committed < self.raft.readable_index:
+        if self._unread or self._committed < self.raft.readable_index:
             return 0.0
         return max(0.0, min(self.raft.deadline, self._next_beat) - time.monotonic())
 
@@ -284,31 +307,34 @@ class Loop:
             self._drop(self.links[address], LinkError("it has connected again"))
         link = Link(connected, self._options.window_bytes + MAX_TAIL, now)
         for lane in link.lanes:
-            self._selector.register(lane.connection, selectors.EVENT_READ, (link, lane))
+            self._lanes[lane.number] = link, lane
+            self._poll.register(lane.number, select.EPOLLIN)
         with self.lock:
             self.links[address] = link
             self.greetings[address] = connected.peer
             self.raft.connected(address, now)
         logger.info("connected to %s (%s)", connected.peer.name, address)
 
-    def _take(self, ready: Iterable[tuple[selectors.SelectorKey, int]], now: float) -> None:
+    def _take(self, ready: Sequence[tuple[int, int]], now: float) -> None:
         urgent: list[tuple[Link, Lane]] = []
         patient: list[tuple[Link, Lane]] = []
-        for key, events in ready:
-            if key.data is None:
+        for number, events in ready:
+            if number == self._event:
                 with self._waking:
                     os.eventfd_read(self._event)
                     self._awake = False  # before we look at what there is to do
                 continue
-            link, lane = key.data
-            if events & selectors.EVENT_WRITE:
-                lane.blocked = False
-            if events & selectors.EVENT_READ:
+            link, lane = self._lanes[number]
+            if events & select.EPOLLOUT:
+                with self._sending:
+                    lane.blocked = False
+                    self._filled.add(lane)
+            if events & ~select.EPOLLOUT:
+                self._unread.discard((link, lane))
                 (urgent if lane is link.control else patient).append((link, lane))
-        for link in self.links.values():
-            for lane in link.lanes:
-                if lane.unread and (link, lane) not in urgent and (link, lane) not in patient:
-                    (urgent if lane is link.control else patient).append((link, lane))
+        for link, lane in self._unread:
+            (urgent if lane is link.control else patient).append((link, lane))
+        self._unread.clear()
         for link, lane in urgent + patient:
             if self.links.get(link.address) is link:
                 self._receive(link, lane, now)
@@ -319,19 +345,21 @@ class Loop:
         while True:
             try:
                 message = next(messages, None)
-                if isinstance(message, Ping | Pong):
-                    self._beaten(link, message)
-                    continue
             except (OSError, RaftError) as error:
                 self._drop(link, error)
                 return
             if message is None:
-                return
+                break
+            if isinstance(message, _BEATS_OF_LINKS):
+                self._beaten(link, message)
+                continue
             try:
                 self._step(link, message)
             except (ProtocolError, LogFullError) as error:  # without room for a vote there is none: nothing was said
                 self._drop(link, error)
                 return
+        if lane.unread:
+            self._unread.add((link, lane))
 
     def _step(self, link: Link, message: Message) -> None:
         with self.lock:
@@ -361,7 +389,8 @@ class Loop:
 
     def _beaten(self, link: Link, beat: Ping | Pong) -> None:
         if isinstance(beat, Ping):
-            link.send(Pong(beat.clock))
+            with self._sending:
+                self._queue(link.address, Pong(beat.clock))
         else:
             link.measured(max(0.0, time.monotonic() - beat.clock / 1e6))
 
@@ -381,13 +410,16 @@ class Loop:
         self.wake()
 
     def _forget(self, link: Link) -> None:
-        for lane in link.lanes:
-            self._selector.unregister(lane.connection)
-            self._writing.discard(lane)
-        with self.lock:
-            self._traffic[link.address] = self.traffic(link.address)
-            del self.links[link.address]
-        link.close()
+        with self._sending:  # and nobody sends on it any more
+            for lane in link.lanes:
+                self._poll.unregister(lane.number)
+                self._unread.discard((link, lane))
+                self._filled.discard(lane)
+                del self._lanes[lane.number]
+            with self.lock:
+                self._traffic[link.address] = self.traffic(link.address)
+                del self.links[link.address]
+            link.close()
         self._transport.is_down(link.address, link.number)
 
     def _turn_away(self) -> None:
@@ -398,42 +430,68 @@ class Loop:
 
     # What goes out
 
-    def _send(self, now: float) -> None:
+    def _send(self) -> None:
+        """``_sending`` is held, and ``lock`` is not. A sync that is due begins when the messages are on their way."""
         with self.lock:
-            if self.raft.unsynced:
-                self.raft.sync_started()
-                self._sync_begun = now
-                self._syncer.request()
-            messages = self.raft.messages(time.monotonic())
+            now = time.monotonic()
+            begins = self._sync_begins(now)
+            messages = self.raft.messages(now)
         for address, message in messages:
             self._queue(address, message)
-        for link in list(self.links.values()):
-            try:
-                for lane in link.lanes:
-                    if lane.queued and not lane.blocked:
-                        lane.flush()
-                    if lane.blocked != (lane in self._writing):
-                        self._watch(link, lane)
-            except OSError as error:
-                self._drop(link, error)
+        while self._filled:
+            self._flush(self._filled.pop())
+        if begins:
+            self._syncer.request()
 
     def _queue(self, address: str, message: Framed) -> None:
+        """``_sending`` is held."""
         link = self.links.get(address)
         if link is None:
             return
         try:
-            link.send(message)
+            lane = link.send(message)
         except LinkError as error:
-            self._drop(link, error)
-
-    def _watch(self, link: Link, lane: Lane) -> None:
-        if lane.blocked:
-            self._writing.add(lane)
-            events = selectors.EVENT_READ | selectors.EVENT_WRITE
+            self._broken.append((link, error))
         else:
-            self._writing.discard(lane)
-            events = selectors.EVENT_READ
-        self._selector.modify(lane.connection, events, (link, lane))
+            if not lane.blocked:
+                self._filled.add(lane)
+
+    def _flush(self, lane: Lane) -> None:
+        """``_sending`` is held."""
+        try:
+            lane.flush()
+        except OSError as error:
+            self._broken.append((self._lanes[lane.number][0], error))
+            return
+        if lane.blocked != lane.awaited:
+            lane.awaited = lane.blocked
+            self._poll.modify(lane.number, select.EPOLLIN | select.EPOLLOUT if lane.blocked else select.EPOLLIN)
+
+    # The disk
+
+    def _sync_begins(self, now: float) -> bool:
+        """Whether the syncer is to be asked for a sync. ``lock`` is held."""
+        if not self.raft.unsynced:
+            return False
+        self.raft.sync_started()
+        self._sync_begun = now
+        return True
+
+    def _synced(self) -> bool:
+        """In the syncer's thread: a sync is done. Whether there is to be another one."""
+        with self.lock:
+            raft, now = self.raft, time.monotonic()
+            committed = raft.commit_index
+            self._sync_begun = None
+            raft.sync_finished(now)
+            again = self._sync_begins(now)
+            leads = raft.is_leader
+            news = raft.commit_index != committed or raft.readable_index > self._committed
+        if not leads:
+            self.push()  # the answer that had to wait for the sync
+        if news:
+            self.wake()
+        return again
 
     def _commit(self) -> None:
         """Lets readers see what is committed, a part at a time: heartbeats do not wait for a long log.
@@ -457,7 +515,8 @@ class Loop:
             if now - link.heard > silence:
                 self._drop(link, LinkError(f"it was silent for {now - link.heard:.1f} s"))
             else:
-                self._queue(link.address, Ping(int(now * 1e6)))
+                with self._sending:
+                    self._queue(link.address, Ping(int(now * 1e6)))
         check = now >= self._next_check
         if check:
             self._next_check = now + _CHECK_SECONDS

@@ -1,19 +1,14 @@
 """One thread that makes the log durable, so that a slow disk never delays a heartbeat.
 
 The loop that owns a ``Raft`` asks for a sync whenever ``Raft.unsynced`` says so, and goes on. One fsync covers all that
-was appended by the time it begins (group commit): with a slow disk the groups grow. ::
-
-    if raft.unsynced:
-        raft.sync_started()
-        syncer.request()
-    ...
-    if syncer.finished():  # the loop was woken by `wake`
-        raft.sync_finished(now)
+was appended by the time it begins (group commit): with a slow disk the groups grow. What follows from a sync is done in
+this thread, by ``done``: a small entry waits for each thread that has to be woken.
 """
 
 from __future__ import annotations
 
 import logging
+import queue
 import threading
 import time
 from collections.abc import Callable
@@ -29,76 +24,65 @@ _FULL_SECONDS = 0.5  # between attempts while the disk is full
 class Syncer:
     """The thread.
 
-    :param wake: called in the thread after each sync, and after a failure: makes the loop call ``finished`` soon. It
-        must be quick and must not raise
+    :param done: called in the thread after each sync; says whether another one is to follow at once
+    :param failed: called in the thread, which ends then, with what the disk or ``done`` refused: the node must stop,
+        and open its log anew
     :param on_sync: for metrics, called in the thread with the seconds that a sync took
     """
 
-    def __init__(self, log: Log, wake: Callable[[], None], on_sync: Callable[[float], None] | None = None) -> None:
+    def __init__(
+        self,
+        log: Log,
+        done: Callable[[], bool],
+        failed: Callable[[Exception], None],
+        on_sync: Callable[[float], None] | None = None,
+    ) -> None:
         self._log = log
-        self._wake = wake
+        self._done = done
+        self._failed = failed
         self._on_sync = on_sync
-        self._changed = threading.Condition()
-        self._requested = False
-        self._finished = False
-        self._closing = False
-        self._failure: StoreError | None = None
+        self._requests: queue.SimpleQueue[bool] = queue.SimpleQueue()  # False: the end
         self._thread = threading.Thread(target=self._run, name="log-sync", daemon=True)
         self._thread.start()
 
     def request(self) -> None:
         """Begins to make everything durable that was appended before this call."""
-        with self._changed:
-            self._requested = True
-            self._changed.notify_all()
-
-    def finished(self) -> bool:
-        """Whether what was requested is done; says so once.
-
-        :raises StoreError: the disk refused; the node must stop, and open its log anew
-        """
-        with self._changed:
-            if self._failure is not None:
-                raise self._failure
-            finished, self._finished = self._finished, False
-            return finished
+        self._requests.put(True)
 
     def close(self) -> None:
         """Ends the thread, after the sync that it is in."""
-        with self._changed:
-            self._closing = True
-            self._changed.notify_all()
+        self._requests.put(False)
         self._thread.join()
 
     def _run(self) -> None:
-        while self._wait():
-            begun = time.monotonic()
-            try:
-                self._log.sync()
-            except LogFullError as error:
-                # Nothing was lost: what is asked for is tried until there is room.
-                logger.debug("the log cannot be made durable yet: %s", error)
-                self._rest()
-                continue
-            except StoreError as error:
+        try:
+            while self._requests.get():
+                while self._sync():
+                    pass
+        except Exception as error:
+            if isinstance(error, StoreError):
                 logger.error("the log cannot be made durable: %s", error)
-                with self._changed:
-                    self._failure = error
-                self._wake()
-                return
-            if self._on_sync is not None:
-                self._on_sync(time.monotonic() - begun)
-            with self._changed:
-                self._finished = True
-            self._wake()
+            self._failed(error)
 
-    def _rest(self) -> None:
-        with self._changed:
-            self._changed.wait_for(lambda: self._closing, _FULL_SECONDS)
-            self._requested = True
+    def _sync(self) -> bool:
+        """Whether another one is to follow."""
+        begun = time.monotonic()
+        try:
+            self._log.sync()
+        except LogFullError as error:
+            # Nothing was lost: what is asked for is tried until there is room.
+            logger.debug("the log cannot be made durable yet: %s", error)
+            return self._rest()
+        if self._on_sync is not None:
+            self._on_sync(time.monotonic() - begun)
+        return self._done()
 
-    def _wait(self) -> bool:
-        with self._changed:
-            self._changed.wait_for(lambda: self._requested or self._closing)
-            self._requested = False
-            return not self._closing
+    def _rest(self) -> bool:
+        """Whether it is to be tried again."""
+        try:
+            goes_on = self._requests.get(timeout=_FULL_SECONDS)
+        except queue.Empty:
+            return True
+        if not goes_on:
+            self._requests.put(False)  # for whoever waits for the next request
+        return goes_on

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import queue
 import shutil
 import threading
 from collections.abc import Callable, Sequence
@@ -17,6 +18,7 @@ from unit.store.kills import ends_before_kill
 from unit.store.samples import CANCEL, NOOP, Source, executed, write
 from unit.store.test_recovery import abandon
 
+from kingbus_node.raft import syncer as syncers
 from kingbus_node.raft.configuration import Configuration
 from kingbus_node.raft.core import Raft
 from kingbus_node.raft.errors import ProtocolError
@@ -426,36 +428,95 @@ def test_a_kill_at_any_system_call_loses_nothing_that_was_promised(
 
 
 def test_a_sync_is_reported_once_it_is_done_and_covers_what_was_requested(disk: Disk) -> None:
-    woken = threading.Event()
+    reached: queue.SimpleQueue[int] = queue.SimpleQueue()
     seconds: list[float] = []
-    syncer = Syncer(disk.log, woken.set, seconds.append)
+
+    def done() -> bool:
+        reached.put(disk.log.durable_index)
+        return False
+
+    syncer = Syncer(disk.log, done, pytest.fail, seconds.append)
     for count in range(1, 4):
         disk.propose(*[NOOP] * count)
         assert disk.log.durable_index < disk.journal.last_index
-        assert not syncer.finished()
         syncer.request()
-        assert woken.wait(30)
-        woken.clear()
-        assert disk.log.durable_index == disk.journal.last_index
-        assert (syncer.finished(), syncer.finished()) == (True, False)
+        assert reached.get(timeout=30) == disk.journal.last_index
     syncer.close()
+    assert reached.empty()
     assert len(seconds) == 3
+
+
+def test_another_sync_follows_at_once_when_there_is_more_to_make_durable(disk: Disk) -> None:
+    reached: queue.SimpleQueue[int] = queue.SimpleQueue()
+
+    def done() -> bool:
+        reached.put(disk.log.durable_index)
+        if disk.journal.last_index < 3:
+            disk.propose(NOOP)
+            return True
+        return False
+
+    syncer = Syncer(disk.log, done, pytest.fail)
+    disk.propose(NOOP)
+    syncer.request()
+    assert [reached.get(timeout=30) for _ in range(3)] == [1, 2, 3]
+    syncer.close()
+    assert reached.empty()
 
 
 def test_a_sync_that_fails_is_told_to_the_loop(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
     def failing(_: int) -> None:
         raise OSError(errno.EIO, "Input/output error")
 
-    woken = threading.Event()
-    syncer = Syncer(disk.log, woken.set)
+    failures: queue.SimpleQueue[Exception] = queue.SimpleQueue()
+    syncer = Syncer(disk.log, lambda: pytest.fail("it was not done"), failures.put)
     disk.propose(NOOP)
     monkeypatch.setattr(durable, "fdatasync", failing)
     syncer.request()
-    assert woken.wait(30)
-    for _ in range(2):
-        with pytest.raises(LogFailedError, match="Input/output error"):
-            syncer.finished()
+    failure = failures.get(timeout=30)
+    assert isinstance(failure, LogFailedError)
+    assert "Input/output error" in str(failure)
     syncer.close()
+    assert failures.empty()
+
+
+def test_a_sync_that_found_no_room_is_tried_until_there_is(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
+    tried = threading.Semaphore(0)
+    reached: queue.SimpleQueue[int] = queue.SimpleQueue()
+    monkeypatch.setattr(syncers, "_FULL_SECONDS", 0.01)
+
+    def full(_: int) -> None:
+        tried.release()
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def done() -> bool:
+        reached.put(disk.log.durable_index)
+        return False
+
+    syncer = Syncer(disk.log, done, pytest.fail)
+    disk.propose(NOOP)
+    with monkeypatch.context() as patch:
+        patch.setattr(durable, "fdatasync", full)
+        syncer.request()
+        assert tried.acquire(timeout=30)
+    assert reached.get(timeout=30) == 1
+    syncer.close()
+
+
+def test_a_syncer_ends_while_there_is_no_room(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
+    tried = threading.Semaphore(0)
+
+    def full(_: int) -> None:
+        tried.release()
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    syncer = Syncer(disk.log, lambda: pytest.fail("it was not done"), pytest.fail)
+    disk.propose(NOOP)
+    with monkeypatch.context() as patch:
+        patch.setattr(durable, "fdatasync", full)
+        syncer.request()
+        assert tried.acquire(timeout=30)
+        syncer.close()
 
 
 def test_the_checksum_of_a_body_is_computed_by_the_proposer_only(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
