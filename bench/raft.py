@@ -1,9 +1,10 @@
 """What consensus costs: three nodes on this machine, each a process with its own log, every entry synced on all disks.
 
-``python -m bench.raft [--megabytes N] [--one-by-one N] [--small N] [--rows N] [--directory D]``. Beside each figure stands what the
-machine gives without Raft, measured in the same run: three processes that only write and sync the same bytes, one
-socket over loopback, one fdatasync after another (of one process, and of three at once), and ``mysqlbinlog --raw`` for
-catching up with a real source (`bench.catchup`). The ratios hold on other machines sooner than the figures do.
+``python -m bench.raft [--megabytes N] [--one-by-one N] [--small N] [--rows N] [--directory D]``. Beside each figure
+stands what the machine gives without Raft, measured in the same run: three processes that only write and sync the same
+bytes, one socket over loopback, one fdatasync after another (of one process, and of three at once), and ``mysqlbinlog
+--raw`` for catching up with a real source (`bench.catchup`). The ratios hold on other machines sooner than the figures
+do.
 """
 
 from __future__ import annotations

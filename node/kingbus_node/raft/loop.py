@@ -182,6 +182,7 @@ class Loop:
         try:
             self._send()
         except Exception as error:
+            logger.exception("what is to be sent to other nodes cannot be sent: %s", error)
             self.fail(error)
         finally:
             self._sending.release()

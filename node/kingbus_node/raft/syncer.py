@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from kingbus_node.store.errors import LogFullError, StoreError
+from kingbus_node.store.errors import LogFullError
 from kingbus_node.store.log import Log
 
 logger = logging.getLogger(__name__)
@@ -60,8 +60,7 @@ class Syncer:
                 while self._sync():
                     pass
         except Exception as error:
-            if isinstance(error, StoreError):
-                logger.error("the log cannot be made durable: %s", error)
+            logger.exception("the log cannot be made durable: %s", error)
             self._failed(error)
 
     def _sync(self) -> bool:
