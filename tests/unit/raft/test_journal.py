@@ -427,6 +427,10 @@ def test_a_kill_at_any_system_call_loses_nothing_that_was_promised(
     assert killed_at > 3
 
 
+def unexpected(failure: Exception) -> None:
+    pytest.fail(f"no failure was expected: {failure}")
+
+
 def test_a_sync_is_reported_once_it_is_done_and_covers_what_was_requested(disk: Disk) -> None:
     reached: queue.SimpleQueue[int] = queue.SimpleQueue()
     seconds: list[float] = []
@@ -435,7 +439,7 @@ def test_a_sync_is_reported_once_it_is_done_and_covers_what_was_requested(disk: 
         reached.put(disk.log.durable_index)
         return False
 
-    syncer = Syncer(disk.log, done, pytest.fail, seconds.append)
+    syncer = Syncer(disk.log, done, unexpected, seconds.append)
     for count in range(1, 4):
         disk.propose(*[NOOP] * count)
         assert disk.log.durable_index < disk.journal.last_index
@@ -456,7 +460,7 @@ def test_another_sync_follows_at_once_when_there_is_more_to_make_durable(disk: D
             return True
         return False
 
-    syncer = Syncer(disk.log, done, pytest.fail)
+    syncer = Syncer(disk.log, done, unexpected)
     disk.propose(NOOP)
     syncer.request()
     assert [reached.get(timeout=30) for _ in range(3)] == [1, 2, 3]
@@ -493,7 +497,7 @@ def test_a_sync_that_found_no_room_is_tried_until_there_is(disk: Disk, monkeypat
         reached.put(disk.log.durable_index)
         return False
 
-    syncer = Syncer(disk.log, done, pytest.fail)
+    syncer = Syncer(disk.log, done, unexpected)
     disk.propose(NOOP)
     with monkeypatch.context() as patch:
         patch.setattr(durable, "fdatasync", full)
@@ -510,7 +514,7 @@ def test_a_syncer_ends_while_there_is_no_room(disk: Disk, monkeypatch: pytest.Mo
         tried.release()
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    syncer = Syncer(disk.log, lambda: pytest.fail("it was not done"), pytest.fail)
+    syncer = Syncer(disk.log, lambda: pytest.fail("it was not done"), unexpected)
     disk.propose(NOOP)
     with monkeypatch.context() as patch:
         patch.setattr(durable, "fdatasync", full)
