@@ -9,7 +9,7 @@ from __future__ import annotations
 import heapq
 import random
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from kingbus_node.raft.api import ConsensusError
 from kingbus_node.raft.configuration import Configuration, Member, MemberRole
@@ -71,7 +71,7 @@ def describe(message: Message) -> str:
         return str(message)
     first, last = message.entries[0], message.entries[-1]
     terms = f"{first.term} to {last.term}"
-    return f"{replace(message, entries=())} with entries {first.index} to {last.index} of terms {terms}"
+    return f"{message._replace(entries=())} with entries {first.index} to {last.index} of terms {terms}"
 
 
 class World:

@@ -52,17 +52,17 @@ Framed: TypeAlias = "Message | Ping | Pong"
 
 def encode_frame(message: Framed) -> list[Part]:
     """A message as buffers to be sent one behind the other; entries are not copied."""
+    tail: list[Part] = []
     match message:
+        case Append():
+            first, *tail = encode(message)
+            head = bytes(first)
         case Ping(clock):
-            parts: list[Part] = [_BEAT.pack(_PING, clock)]
+            head = _BEAT.pack(_PING, clock)
         case Pong(clock):
-            parts = [_BEAT.pack(_PONG, clock)]
+            head = _BEAT.pack(_PONG, clock)
         case _:
-            parts = encode(message)
-    if isinstance(message, Append):
-        head, tail = bytes(parts[0]), parts[1:]
-    else:
-        head, tail = b"".join(map(bytes, parts)), []
+            head = b"".join(map(bytes, encode(message)))
     return [_FRAME.pack(len(head), sum(map(len, tail)), crc32(head)) + head, *tail]
 
 
@@ -98,12 +98,16 @@ class FrameReader:
     def __init__(self, size: int) -> None:
         self._size = size
         self._data = bytearray(size)
+        self._whole = memoryview(self._data)
         self._start = self._end = 0
         self._patience = 0
 
     def space(self) -> memoryview:
         """Where the next bytes belong: at least one byte."""
         held = self._end - self._start
+        if not held and not self._patience and len(self._data) == self._size:  # the rule, with short messages
+            self._start = self._end = 0
+            return self._whole
         room = max(self._size, min(self._wanted(), 2 * held))
         if room > self._size:
             self._patience = _PATIENCE
@@ -115,7 +119,7 @@ class FrameReader:
         elif room > len(self._data) or (room < len(self._data) and held < room):
             data = bytearray(room)
             data[:held] = memoryview(self._data)[self._start : self._end]
-            self._data, self._start, self._end = data, 0, held
+            self._data, self._whole, self._start, self._end = data, memoryview(data), 0, held
         elif self._end == len(self._data) or self._start > len(self._data) // 2:
             view = memoryview(self._data)
             view[:held] = view[self._start : self._end]

@@ -9,6 +9,8 @@ unpickled. A message's bytes are::
 and for `Append` a table of entries ``term u64, size u32, kind u8`` and then the entries' bytes, which are sent from
 where they lie, without a copy. Index numbers follow from `prev_index`. The frame around a message is made by
 ``frames``, and what is said before the first one is in ``hello``.
+
+`Append` and `AppendReply`, of which there are several for each entry, are named tuples: those are made faster.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from kingbus_node.raft.errors import ProtocolError
 from kingbus_node.store.durable import FileSlice
@@ -99,8 +101,7 @@ class VoteReply:
     granted: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Append:
+class Append(NamedTuple):
     """AppendEntries (section 3.5); without entries a heartbeat, a probe, or the news of a commit.
 
     :param clock: the leader's clock in microseconds, echoed by the reply: tells the leader how old the contact is,
@@ -117,8 +118,7 @@ class Append:
     entries: tuple[Entry, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class AppendReply:
+class AppendReply(NamedTuple):
     """The answer to `Append` and `Install`, sent when the entries are durable, or at once when there is nothing to
     wait for.
 

@@ -108,17 +108,27 @@ class FileSlice:
 
 def write_at(fd: int, buffers: Sequence[Buffer], offset: int) -> int:
     """Writes all of `buffers` back to back from byte `offset`; returns the offset behind them. OSError."""
+    written = os.pwritev(fd, buffers[:_IOV_MAX], offset)
+    offset += written
+    if written == sum(map(len, buffers)):
+        return offset
+    return _write_rest(fd, buffers, written, offset)
+
+
+def _write_rest(fd: int, buffers: Sequence[Buffer], written: int, offset: int) -> int:
+    """The same, with so many bytes written already."""
     pending = list(buffers)
     at = 0
-    while at < len(pending):
-        written = os.pwritev(fd, pending[at : at + _IOV_MAX], offset)
-        offset += written
+    while True:
         while at < len(pending) and written >= len(pending[at]):
             written -= len(pending[at])
             at += 1
+        if at == len(pending):
+            return offset
         if written:
             pending[at] = memoryview(pending[at])[written:]
-    return offset
+        written = os.pwritev(fd, pending[at : at + _IOV_MAX], offset)
+        offset += written
 
 
 def read_at(fd: int, size: int, offset: int) -> bytes:

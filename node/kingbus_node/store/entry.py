@@ -385,10 +385,12 @@ def _check_packets(entry: Entry) -> None:
         if len(payload):
             raise InvalidEntryError(f"a payload of {len(payload)} bytes without packets")
         return
-    offsets = packets & OFFSET_MASK
-    last = int(offsets[-1])
-    rising = len(offsets) == 1 or bool((offsets[1:] > offsets[:-1]).all())
-    if int(offsets[0]) != 0 or last + 4 > len(payload) or not rising:
+    last = int(packets[-1]) & OFFSET_MASK
+    rising = True
+    if len(packets) > 1:
+        offsets = packets & OFFSET_MASK
+        rising = bool((offsets[1:] > offsets[:-1]).all())
+    if int(packets[0]) & OFFSET_MASK != 0 or last + 4 > len(payload) or not rising:
         raise InvalidEntryError("the packet table is not a list of rising offsets that begins at the payload's start")
     end = last + 4 + int.from_bytes(memoryview(payload)[last : last + 3], "little")
     if end != len(payload):

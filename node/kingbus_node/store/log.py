@@ -448,7 +448,9 @@ class Log:
                         header = header._replace(index=index, term=term)
                     elif header.index != index:
                         raise InvalidEntryError(f"expected entry {index}, found entry {header.index}")
-                    header = header._replace(unsynced=index - 1 - self._durable_index)
+                    unsynced = index - 1 - self._durable_index
+                    if header.unsynced != unsynced:
+                        header = header._replace(unsynced=unsynced)
                     count = index - self._active.first_index
                     if count and (pending.end + header.size > self._segment_bytes or count >= SEGMENT_ENTRIES):
                         self._flush(pending)

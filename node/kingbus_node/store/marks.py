@@ -14,8 +14,9 @@ from __future__ import annotations
 import os
 import struct
 import threading
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from kingbus_node.store.durable import FileHandle, fdatasync, fsync_directory, read_at, write_at, write_file
 from kingbus_node.store.errors import CorruptLogError
@@ -30,8 +31,7 @@ _HARD = struct.Struct("<8sIIQI")  # magic, version, crc of what follows, term, l
 _HARD_MAGIC = b"KINGBUSH"
 
 
-@dataclass(frozen=True, slots=True)
-class Mark:
+class Mark(NamedTuple):
     """Everything up to entry `index` is durable: it ends at byte `offset` of segment `segment` and has term `term`.
 
     `commit_index` was committed when the note was made (and may be larger by now).
@@ -74,7 +74,7 @@ class MarkFile:
         with self._lock:
             mark = self.mark
             if mark is not None and min(index, mark.index) > mark.commit_index:
-                self._write(replace(mark, commit_index=min(index, mark.index)))
+                self._write(mark._replace(commit_index=min(index, mark.index)))
 
     def _write(self, mark: Mark) -> None:
         self._sequence += 1

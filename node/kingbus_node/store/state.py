@@ -19,6 +19,7 @@ Rules, entry by entry:
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 from kingbus_node.binlog.constants import Flavor
 from kingbus_node.binlog.errors import BinlogError
@@ -34,8 +35,7 @@ FACT_PURGED = "purged"
 FACT_CLUSTER_UUID = "cluster_uuid"  # the server_uuid under which the whole cluster is a server to replicas and source
 
 
-@dataclass(frozen=True, slots=True)
-class CurrentFile:
+class CurrentFile(NamedTuple):
     """The source file that the log is in. `closed`: the source ended it (ROTATE or STOP)."""
 
     id: int
@@ -173,7 +173,7 @@ class LogState:
 
     def _cancel(self) -> None:
         if self.open_index is not None and self.file is not None:
-            self.file = replace(self.file, end_pos=self.open_pos)
+            self.file = self.file._replace(end_pos=self.open_pos)
             self.timestamp = self.open_timestamp
         self.open_index = None
 

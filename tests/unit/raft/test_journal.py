@@ -732,7 +732,7 @@ def test_the_news_of_a_commit_is_taken_without_an_answer_and_a_heartbeat_is_answ
     follower.step(leader.address, news, cluster.now)
     assert follower.commit_index == leader.storage.last_index
     assert follower.messages(cluster.now) == []
-    follower.step(leader.address, replace(news, clock=7), cluster.now)
+    follower.step(leader.address, news._replace(clock=7), cluster.now)
     ((peer, answer),) = follower.messages(cluster.now)
     assert peer == leader.address
     assert isinstance(answer, AppendReply)
