@@ -39,7 +39,7 @@ class Mark(NamedTuple):
 
     segment: int
     offset: int
-    index: int
+    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody needs here
     term: int
     commit_index: int
 

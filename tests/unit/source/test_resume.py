@@ -215,7 +215,7 @@ def test_positions_beyond_32_bits_go_on_exactly() -> None:
     entry, file = harness.log.entries[-1], harness.log.folded.file
     assert file is not None
     harness.log.entries[-1] = replace(entry, start_pos=entry.start_pos + far, end_pos=entry.end_pos + far)
-    harness.log.folded.file = replace(file, end_pos=file.end_pos + far)
+    harness.log.folded.file = file._replace(end_pos=file.end_pos + far)
     events = origin.files[-1].events
     origin.files[-1].events = [replace(e, start=e.start + far * (e.group is not None)) for e in events]
     gtid = origin.write(b"next")
