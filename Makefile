@@ -37,8 +37,14 @@ format: venv ## what ruff can put right by itself
 servers: venv ## real MySQL and MariaDB servers for demo and tests, into a cache folder outside the tree
 	$(PY) -m kingbus_node.demo.servers
 
+.PHONY: programs
+programs: venv # what some tests run and nobody sells ready: built with Go once (minutes), then found in the cache
+	PYTHONPATH=tests $(PY) -m kube.binaries
+	PYTHONPATH=tests $(PY) -m tools.helm
+
+# Whoever chooses tests has what they need already, or needs none of it.
 .PHONY: test
-test: venv servers ## every test; ARGS="tests/unit -k gtid" chooses, WORKERS=0 runs one at a time
+test: venv servers $(if $(ARGS),,programs) ## every test; ARGS="tests/unit -k gtid" chooses, WORKERS=0 runs one at a time
 	$(PY) -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
 
 .PHONY: crds
@@ -47,8 +53,7 @@ crds: venv ## crds/*.yaml again from the operator's model
 	$(PY) scripts/manifests --no-helm
 
 .PHONY: test-kube
-test-kube: venv ## the operator against a real kube-apiserver and etcd (the first time they are built: ten minutes or more)
-	PYTHONPATH=tests $(PY) -m kube.binaries
+test-kube: venv programs ## the operator against a real kube-apiserver and etcd
 	$(PY) -m pytest tests/kube $(ARGS)
 
 .PHONY: test-clients
@@ -60,18 +65,15 @@ compatibility: venv servers ## docs/compatibility.md again, from a run of all cl
 	$(PY) -m pytest tests/clients tests/integration --all-clients --timeout=900 -n 2 --dist loadfile --compatibility docs/compatibility.md $(ARGS)
 
 .PHONY: test-pods
-test-pods: venv servers ## the deployed operator with real nodes as pods, on a real kube-apiserver (root only)
-	PYTHONPATH=tests $(PY) -m kube.binaries
+test-pods: venv servers programs ## the deployed operator with real nodes as pods, on a real kube-apiserver (root only)
 	$(PY) -m pytest tests/kube/check_real_pods.py --timeout=1800 $(ARGS)
 
 .PHONY: manifests
-manifests: venv ## the manifests that are copies or renderings of others (scripts/manifests)
-	PYTHONPATH=tests $(PY) -c 'from tools.helm import ensure; ensure()'
+manifests: venv programs ## the manifests that are copies or renderings of others (scripts/manifests)
 	$(PY) scripts/manifests
 
 .PHONY: test-deploy
-test-deploy: venv ## the chart, by helm (the first time helm is built with Go, if it is not on PATH)
-	PYTHONPATH=tests $(PY) -c 'from tools.helm import ensure; ensure()'
+test-deploy: venv programs ## the chart, by helm
 	$(PY) -m pytest tests/deploy $(ARGS)
 
 .PHONY: image

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from hypothesis import HealthCheck, settings
-from kube.binaries import find
 
 pytest_plugins = ["servers.fixtures", "servers.compatibility"]
 
@@ -13,10 +12,3 @@ settings.register_profile(
 )
 settings.register_profile("fuzz", settings.get_profile("kingbus"), max_examples=20_000, derandomize=False)
 settings.load_profile("kingbus")
-
-
-def pytest_report_header() -> list[str]:
-    """Says what is left out."""
-    if find() is None:
-        return ["tests/kube: left out, there is no kube-apiserver; `make test-kube` builds one and runs them"]
-    return []

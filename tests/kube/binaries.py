@@ -10,7 +10,7 @@
 `ensure_all` gives what a cluster with nodes consists of (tests/e2e/local): the other programs of the same module,
 CoreDNS from a module of its own, containerd, CNI plugins, runc and nft from Debian's packages.
 
-``python -m kube.binaries`` (with ``tests`` on the path) makes the first beforehand, ``--all`` all; ``make test-kube``
+``python -m kube.binaries`` (with ``tests`` on the path) makes the first beforehand, ``--all`` all; ``make test``
 and ``make e2e`` do that.
 
 The module of Kubernetes cannot be built by ``go install module@version``: its go.mod replaces the staging modules

@@ -9,12 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from kube.binaries import find
+from kube.binaries import ensure
 from kube.cluster import ControlPlane, control_plane
 from kube.world import Namespace, install_crd
-
-collect_ignore_glob = [] if find() is not None else ["test_*.py"]
-"""Without a kube-apiserver there is nothing to test against; `make test-kube` gets one first."""
 
 _numbers = itertools.count(1)
 
@@ -22,10 +19,8 @@ _numbers = itertools.count(1)
 @pytest.fixture(scope="session")
 def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
     """A running API server."""
-    binaries = find()
-    assert binaries is not None
     folder: Path = tmp_path_factory.mktemp("kube")
-    with control_plane(binaries, folder) as running:
+    with control_plane(ensure(), folder) as running:
         asyncio.run(install_crd(running.admin))
         yield running
 

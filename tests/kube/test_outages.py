@@ -20,7 +20,7 @@ from kingbus_operator.api.types import Json
 from kingbus_operator.kube.client import ApiError
 from kingbus_operator.kube.credentials import Credentials
 from kingbus_operator.planning.observed import dig
-from kube.binaries import find
+from kube.binaries import ensure
 from kube.cluster import ControlPlane, control_plane
 from kube.world import Namespace, install_crd, plain
 
@@ -30,8 +30,7 @@ _DEADLINE = 120.0
 @pytest.fixture
 def own_plane(tmp_path: Path) -> Iterator[ControlPlane]:
     """An API server that this test may stop."""
-    binaries = find()
-    assert binaries is not None
+    binaries = ensure()
     with control_plane(binaries, tmp_path) as running:
         asyncio.run(install_crd(running.admin))
         yield running

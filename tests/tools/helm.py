@@ -1,10 +1,14 @@
-"""helm: from HELM, PATH or the cache, or built with Go from the Go module proxy (some minutes, once)."""
+"""helm: from HELM, PATH or the cache, or built with Go from the Go module proxy (some minutes, once).
+
+``python -m tools.helm`` (with ``tests`` on the path) makes it beforehand.
+"""
 
 from __future__ import annotations
 
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import yaml
@@ -61,3 +65,17 @@ def template(chart: Path, *arguments: str) -> list[dict[str, object]]:
     done = run("template", "kingbus", chart, "--namespace", "kingbus-system", *arguments)
     assert done.returncode == 0, done.stderr
     return [document for document in yaml.safe_load_all(done.stdout) if document]
+
+
+def main() -> int:
+    """Makes it if need be."""
+    try:
+        print(ensure())
+    except ToolMissing as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
