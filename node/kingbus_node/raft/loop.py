@@ -325,7 +325,10 @@ class Loop:
                     os.eventfd_read(self._event)
                     self._awake = False  # before we look at what there is to do
                 continue
-            link, lane = self._lanes[number]
+            known = self._lanes.get(number)
+            if known is None:
+                continue  # dropped in this round, for a newer link with the same peer
+            link, lane = known
             if events & select.EPOLLOUT:
                 with self._sending:
                     lane.blocked = False
