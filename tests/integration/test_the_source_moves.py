@@ -272,6 +272,25 @@ def has_received(replica: Server, source: Server) -> bool:
     return now is not None and (now.source_file, now.read_position) == (text(name), int(text(size)))
 
 
+def test_other_settings_of_the_link_take_effect_while_the_cluster_runs(chain: Chain, reads: Reads) -> None:
+    """As the operator tells them: the connection is made anew, nothing is lost and nobody restarts."""
+
+    def compression() -> object:
+        shown = kingbus(chain.node, "show", "-o", "json")
+        assert shown.returncode == 0, shown.stderr
+        return json.loads(shown.stdout)["compression"]
+
+    replica = chain.replica()
+    best = "zstd" if chain.source.flavor is Flavor.MYSQL else "zlib"
+    for allowed, wanted in ((["zstd", "zlib"], best), (["uncompressed"], None)):
+        chain.node.order("PUT", "/v1/source", {"compression": allowed})
+        what = f"the connection to be compressed with {wanted}"
+        wait_until(lambda wanted=wanted: compression() == wanted, 60, what)  # type: ignore[misc]
+        chain.workload.small()
+        chain.converge(replica)
+    reads(chain.source, "compression: changed while the cluster runs")
+
+
 @pytest.fixture
 def names(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
     """Names, each of a port of loopback: what a name server would answer in this process, and a moment later."""
