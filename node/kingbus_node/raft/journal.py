@@ -32,7 +32,8 @@ from kingbus_node.store import entry as stored_entry
 from kingbus_node.store.durable import FileHandle, FileSlice
 from kingbus_node.store.entry import Meta, Stored, parse, prepare
 from kingbus_node.store.errors import InvalidEntryError, LogFullError, PurgedError
-from kingbus_node.store.log import Log, Place
+from kingbus_node.store.log import Log
+from kingbus_node.store.places import Place
 from kingbus_node.store.space import DiskSpace
 from kingbus_node.store.state import LogState
 from kingbus_node.store.transfer import Staged

@@ -19,19 +19,17 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple
-
-import numpy as np
 
 from kingbus_node.binlog.constants import Buffer
 from kingbus_node.store import durable
+from kingbus_node.store.active import ActiveSegment
 from kingbus_node.store.adoption import begin_adoption, finish_adoption
-from kingbus_node.store.catalogue import CATALOGUE_NAME, Catalogue, CatalogueReader, FileInfo, files_in
-from kingbus_node.store.durable import FileHandle, FileSlice, fsync_directory, read_at, write_at, write_file
-from kingbus_node.store.entry import Entry, Header, Kind, Meta, Stored, decode, parse, prepare
+from kingbus_node.store.catalogue import Catalogue, CatalogueReader
+from kingbus_node.store.commits import Commits
+from kingbus_node.store.durable import FileHandle, FileSlice, fsync_directory, read_at
+from kingbus_node.store.entry import Entry, Kind, Meta, Stored, decode, parse, prepare
 from kingbus_node.store.errors import (
     CorruptLogError,
     InvalidEntryError,
@@ -42,13 +40,14 @@ from kingbus_node.store.errors import (
     PurgedError,
     StoreError,
 )
-from kingbus_node.store.index import RECORD_SIZE, Records, end_of, entry_sizes, read_records, sealed_row
+from kingbus_node.store.index import Records, end_of
 from kingbus_node.store.marks import HardState, Mark, MarkFile, read_hard_state, write_hard_state
-from kingbus_node.store.recovery import recover_tail, remove_leftovers, repair_indexes, write_again
+from kingbus_node.store.places import Newest, Noted, Place, recorded_places
+from kingbus_node.store.recovery import recover_tail, remove_leftovers, repair_indexes
 from kingbus_node.store.reset import begin_reset, finish_reset
 from kingbus_node.store.segment import Located, SegmentFile, SegmentHeader, index_path, list_segments, log_path
-from kingbus_node.store.segments import Segment, Segments, derive_record, fold_stored, mark_cancelled
-from kingbus_node.store.state import CurrentFile, LogState
+from kingbus_node.store.segments import Segments, derive_record
+from kingbus_node.store.state import LogState
 from kingbus_node.store.watermark import Watermark
 
 logger = logging.getLogger(__name__)
@@ -56,8 +55,6 @@ logger = logging.getLogger(__name__)
 DEFAULT_SEGMENT_BYTES = 128 << 20
 SEGMENT_ENTRIES = 32768  # bounds the work of folding a segment, when a slow source makes tiny entries
 LOCK_NAME = "lock"
-_NOTED_ENTRIES = 1024  # of the newest entries that are remembered
-_NOTED_META = 4096  # bytes of meta that one of them may have
 _TELL_SECONDS = 60.0  # between two messages about a full disk
 
 
@@ -72,43 +69,14 @@ class StoreStats:
     oldest_timestamp: int
 
 
-@dataclass(slots=True)
-class _Active:
-    """The newest segment, being written."""
-
-    first_index: int
-    log: FileHandle
-    index: FileHandle
-    end: int
-
-
-class Place(NamedTuple):
-    """Where an entry lies in its segment's file: `size` bytes from `offset` on."""
-
-    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody needs here
-    term: int
-    kind: int
-    offset: int
-    size: int
-
-
-class _Noted(NamedTuple):
-    """An entry that was appended not long ago: what a commit and its place need, without reading."""
-
-    header: Header
-    meta: Meta
-    segment: int  # the first index of the segment that it is in
-    offset: int
-
-
 class _Pending:
     """Entries of one append that are checked but not written yet."""
 
-    def __init__(self, active: _Active) -> None:
+    def __init__(self, active: ActiveSegment) -> None:
         self.end = active.end
         self.buffers: list[Buffer] = []
         self.rows: list[tuple[int, ...]] = []
-        self.noted: list[_Noted] = []
+        self.noted: list[Noted] = []
         self.last_index = 0
 
 
@@ -125,14 +93,8 @@ class Log:
         self._commit_lock = threading.Lock()
         self._failure: OSError | None = None
         self._refused = float("-inf")
-        self._write_again = False  # what is not durable, because a sync of it found no room
-        self._due: list[Callable[[], None]] = []  # what follows from committed entries, and found no room yet
-        self._purge_due = False
         self._closed = False
-        self._snapshot: LogState | None = None
-        self._recent: list[_Noted | None] = [
-            None
-        ] * _NOTED_ENTRIES  # by index modulo that; changed under the append lock
+        self._newest = Newest()  # changed under the append lock
         self._hard_state = read_hard_state(directory)
         finish_adoption(directory)
         remove_leftovers(directory)
@@ -144,25 +106,25 @@ class Log:
                 raise CorruptLogError(
                     log_path(directory, mark.segment), 0, f"all segments are gone, up to entry {mark.index}"
                 )
-            _create_segment(directory, SegmentHeader(1, 0, LogState().to_json()))
+            ActiveSegment.create(directory, SegmentHeader(1, 0, LogState().to_json()))
         tail = recover_tail(directory, mark)
-        self._commit_index = 0  # of which all that follows from it was done, unlike of _state.index
+        self._commit_index = 0  # of which all that follows from it was done, unlike of the state's index
         self._segments = Segments(directory, lambda: self._commit_index)
         oldest = self._segments.oldest
         noted = 0 if mark is None else min(tail.last_index, mark.commit_index)
         self._commit_index = commit_index = max(oldest - 1, noted)
         repair_indexes(self._segments, tail)
-        self._active = _open_active(directory, tail.first_index, tail.end)
+        self._active = ActiveSegment(directory, tail.first_index, tail.end)
         self._last_index = self._durable_index = tail.last_index
-        self._state = self._segments.state_at(commit_index)
-        self._visible_index = self._state.visible_index
-        self._tail = self._state.copy() if commit_index == tail.last_index else self._segments.state_at(tail.last_index)
-        self._catalogue = self._open_catalogue()
+        state = self._segments.state_at(commit_index)
+        self._commits = Commits(directory, self._segments, state)
+        self._visible_index = state.visible_index
+        self._tail = state.copy() if commit_index == tail.last_index else self._segments.state_at(tail.last_index)
         self._watermark = Watermark.create(directory)
         self._write_mark(durably=True)
-        self._drop_before(self._state.first_index)
+        self._drop_before(state.first_index)
         self._watermark.publish_first(self._segments.oldest)
-        self._watermark.publish(self._state.visible_index, self._state.index)
+        self._watermark.publish(state.visible_index, state.index)
 
     @classmethod
     def open(cls, directory: Path, *, segment_bytes: int = DEFAULT_SEGMENT_BYTES) -> Log:
@@ -223,7 +185,7 @@ class Log:
     @property
     def retained_index(self) -> int:
         """Where the oldest retained source file starts; what lies before goes with its segment, when that goes."""
-        return max(self._state.first_index, self._segments.oldest)
+        return max(self._commits.state.first_index, self._segments.oldest)
 
     @property
     def last_index(self) -> int:
@@ -266,9 +228,7 @@ class Log:
     def state(self) -> LogState:
         """The sum of the committed entries. A copy that is shared by those who ask: look, do not change."""
         with self._commit_lock:
-            if self._snapshot is None:
-                self._snapshot = self._state.copy()
-            return self._snapshot
+            return self._commits.snapshot()
 
     @property
     def tail_state(self) -> LogState:
@@ -295,7 +255,7 @@ class Log:
         """Sizes, for status and metrics."""
         disk = os.statvfs(self._directory)
         with self._commit_lock:
-            first = self._state.first_index
+            first = self._commits.state.first_index
         oldest = 0
         for located, _ in self._segments.entries(max(first, self.first_index), min(first + 16, self.commit_index)):
             oldest = located.header.timestamp
@@ -355,39 +315,15 @@ class Log:
         """
         self._check_exists(last)
         self._check_exists(first)
-        segment, places = self._recent_places(first, last, max_bytes) or self._recorded_places(first, last, max_bytes)
+        newest = self._newest.places(first, last, max_bytes)
+        if newest is None:
+            segment, places = recorded_places(self._segments, first, last, max_bytes)
+        else:
+            segment, places = self._segments.open(newest[0]), newest[1]
         end = places[-1].offset + places[-1].size
         if segment.log.size() < end:
             raise CorruptLogError(segment.log.path, segment.log.size(), "the file ends inside an entry")
         return segment.log, places
-
-    def _recent_places(self, first: int, last: int, max_bytes: int) -> tuple[Segment, list[Place]] | None:
-        """The same from memory; None if entry `first` is not remembered."""
-        noted = self._noted(first)
-        if noted is None:
-            return None
-        number, left, places = noted.segment, max_bytes, list[Place]()
-        while noted is not None and noted.segment == number and first <= last:
-            header = noted.header
-            left -= header.size
-            if left < 0 and places:
-                break
-            places.append(Place(first, header.term, header.kind, noted.offset, header.size))
-            first += 1
-            noted = self._noted(first)
-        return self._segments.open(number), places
-
-    def _recorded_places(self, first: int, last: int, max_bytes: int) -> tuple[Segment, list[Place]]:
-        """The same from the index."""
-        segment, record = self._segments.record(first)
-        records = self._segments.records(segment, first, min(last - first + 1, 4096), last)
-        start = int(record[0]["offset"])
-        count = int(np.searchsorted(records["offset"], np.uint64(start + max_bytes)))
-        while count > 1 and end_of(records[:count]) - start > max_bytes:
-            count -= 1
-        records = records[: max(1, count)]
-        columns = (records["index"], records["term"], records["kind"], records["offset"], entry_sizes(records))
-        return segment, list(map(Place._make, zip(*(column.tolist() for column in columns), strict=True)))
 
     def records_from(self, index: int, last: int) -> Records:
         """Index records from entry `index` on, up to `last` and the segment's end, some thousand at most; at least one.
@@ -460,7 +396,7 @@ class Log:
                     located = Located(pending.end, header, b"")
                     pending.rows.append(derive_record(located, self._tail))
                     pending.buffers += (header.encode(), *stored.body)
-                    pending.noted.append(_Noted(header, stored.meta, self._active.first_index, pending.end))
+                    pending.noted.append(Noted(header, stored.meta, self._active.first_index, pending.end))
                     pending.end = located.end
                     pending.last_index = index
                 self._flush(pending)
@@ -469,7 +405,7 @@ class Log:
                     self._undo(before + 1)
                 else:
                     with contextlib.suppress(OSError):  # nobody is to see half an entry; opening again would cut it
-                        os.ftruncate(self._active.log.fd, self._active.end)
+                        self._active.forget_interrupted()
                 raise self._refusal(error, "appending to the log") from error
             except BaseException:
                 self._undo(before + 1)
@@ -477,38 +413,18 @@ class Log:
             return self._last_index
 
     def _flush(self, pending: _Pending) -> None:
-        if not pending.rows:
-            return
-        active = self._active
-        write_at(active.log.fd, pending.buffers, active.end)
-        position = pending.rows[0][0] - active.first_index
-        write_at(active.index.fd, [b"".join(map(sealed_row, pending.rows))], position * RECORD_SIZE)
-        active.end = pending.end
-        self._last_index = pending.last_index
-        self._remember(pending.noted)
-
-    def _remember(self, noted: Sequence[_Noted]) -> None:
-        for entry in noted:
-            self._recent[entry.header.index % _NOTED_ENTRIES] = entry if entry.header.meta_len <= _NOTED_META else None
-
-    def _noted(self, index: int) -> _Noted | None:
-        """An entry that is remembered. Any thread: what is found is of that index, and was appended as a whole."""
-        noted = self._recent[index % _NOTED_ENTRIES]
-        return noted if noted is not None and noted.header.index == index else None
-
-    def _forget_from(self, index: int) -> None:
-        self._recent = [None if noted is None or noted.header.index >= index else noted for noted in self._recent]
+        if pending.rows:
+            self._active.write(pending.buffers, pending.rows, pending.end)
+            self._last_index = pending.last_index
+            self._newest.remember(pending.noted)
 
     def _roll(self) -> None:
         """Ends the newest segment, synced as a whole, and begins the next."""
-        active = self._active
-        self._make_durable(active, active.end)
-        durable.fdatasync(active.index.fd)
+        self._active.seal(self._durable_index)
         self._durable_index = self._last_index
         first = self._last_index + 1
         header = SegmentHeader(first, self._tail.term, self._tail.to_json())
-        _create_segment(self._directory, header)
-        self._active = _open_active(self._directory, first, None)
+        self._active = ActiveSegment.create(self._directory, header)
         self._segments.add(first)
 
     def sync(self) -> int:
@@ -523,7 +439,7 @@ class Log:
                 if target <= self._durable_index:
                     return self._durable_index
             try:
-                self._make_durable(active, end)
+                active.make_durable(end, self._durable_index)
                 with self._append_lock:
                     # Not more than what is still there: the tail may have been cut meanwhile.
                     self._durable_index = max(self._durable_index, min(target, self._last_index))
@@ -531,28 +447,6 @@ class Log:
             except OSError as error:
                 raise self._refusal(error, "syncing the log") from error
             return self._durable_index
-
-    def _make_durable(self, active: _Active, end: int) -> None:
-        """Syncs the newest segment up to byte `end`. OSError: with no room, the next call writes everything again that
-        is not durable, for after a failed fsync the page cache may show what the disk does not have, and will not get.
-        """
-        try:
-            if self._write_again:
-                start, last = self._durable_end(active)
-                write_again(active.log, start, end, last)
-                self._write_again = False
-            else:
-                durable.fdatasync(active.log.fd)
-        except OSError as error:
-            self._write_again = self._write_again or error.errno in durable.NO_SPACE
-            raise
-
-    def _durable_end(self, active: _Active) -> tuple[int, int]:
-        """Where what is durable ends in the newest segment, and with which entry."""
-        index = self._durable_index
-        if index < active.first_index:
-            return self._segments.open(active.first_index).header().data_start, active.first_index - 1
-        return end_of(read_records(active.index, index - active.first_index, 1)), index
 
     def commit(self, index: int) -> int:
         """Entries up to `index` are committed: folds them and lets readers see whole transactions. Gives
@@ -567,15 +461,8 @@ class Log:
                 return self._visible_index
             if index > self._last_index:
                 raise StoreError(f"entry {index} cannot be committed: the last one here is {self._last_index}")
-            self._snapshot, file_id = None, self._state.file_id
             try:
-                while self._state.index < index and (noted := self._noted(self._state.index + 1)) is not None:
-                    self._fold_committed(noted.header, partial(self._state.fold, noted.header, noted.meta))
-                for located, segment in self._segments.entries(self._state.index + 1, index):
-                    self._fold_committed(located.header, partial(fold_stored, self._state, located, segment))
-                if self._state.file_id != file_id:
-                    # Before the mark says that this was committed: when opening, an intact record is believed.
-                    self._due.append(self._catalogue.sync)
+                self._commits.fold(index, self._newest)
                 if self._settle():
                     self._publish()
             except OSError as error:
@@ -585,56 +472,23 @@ class Log:
     def _settle(self) -> bool:
         """Does what is due; False if there is no room for it."""
         try:
-            while self._due:
-                self._due[0]()
-                del self._due[0]
+            self._commits.settle()
         except OSError as error:
             if error.errno not in durable.NO_SPACE:
                 raise
             self._refusal(error, "committing")
-        return not self._due
+            return False
+        return True
 
     def _publish(self) -> None:
-        state = self._state
+        state = self._commits.state
         self._watermark.publish(state.visible_index, state.index)
         self._commit_index, self._visible_index = state.index, state.visible_index
         self._note(lambda: self._marks.note_commit(state.index))
-        if self._purge_due:
+        if self._commits.purged:
             self._drop_before(state.first_index)
-            self._compact_catalogue()
-            self._purge_due = False
-
-    def _fold_committed(self, header: Header, fold: Callable[[], object]) -> None:
-        state = self._state
-        opened, position, file = state.open_index, state.open_pos, state.file
-        fold()
-        self._purge_due = self._purge_due or header.kind == Kind.PURGE
-        if header.kind == Kind.CANCEL and opened is not None:
-            self._due.append(partial(self._mark_cancelled, opened, header.index, position))
-        if state.file is not None and state.file_id != (0 if file is None else file.id):
-            both = [_info_of(one) for one in (file, state.file) if one is not None]
-            self._due.append(partial(self._put_files, both))
-
-    def _put_files(self, files: Sequence[FileInfo]) -> None:
-        for info in files:
-            self._catalogue.put(info)
-
-    def _mark_cancelled(self, first: int, last: int, position: int) -> None:
-        """Marks index records as cancelled, in all the segments that entries `first` to `last` are in.
-
-        A log that was copied after a purge may hold the CANCEL and not all of what it cancels.
-        """
-        index = max(first, self._segments.oldest)
-        while index <= last:
-            segment = self._segments.open(self._segments.containing(index))
-            following = self._segments.after(segment.first_index)
-            stop = last if following is None else min(last, following - 1)
-            records = self._segments.records(segment, index, min(4096, stop - index + 1), stop).copy()
-            mark_cancelled(records, index, last, position)
-            file = FileHandle(segment.index.path, os.O_RDWR)
-            write_at(file.fd, [records.tobytes()], (index - segment.first_index) * RECORD_SIZE)
-            durable.fdatasync(file.fd)  # before the mark says that the CANCEL was committed: then nobody looks again
-            index += len(records)
+            self._commits.compact_catalogue()
+            self._commits.purged = False
 
     def note_contact(self, nanoseconds: int) -> None:
         """Tells the readers' processes when this node was last level with a quorum (`time.monotonic_ns`)."""
@@ -648,8 +502,10 @@ class Log:
             self._check_usable()
             if index > self._last_index:
                 return
-            if index <= self._state.index:
-                raise StoreError(f"entry {index} cannot be removed: everything up to {self._state.index} is committed")
+            if index <= self._commits.state.index:
+                raise StoreError(
+                    f"entry {index} cannot be removed: everything up to {self._commits.state.index} is committed"
+                )
             try:
                 self._cut(index)
             except OSError as error:
@@ -663,9 +519,8 @@ class Log:
 
     def _cut(self, index: int) -> None:
         """Makes `index` the next entry to be appended. The append lock is held."""
-        self._forget_from(index)
-        if self._active.log.size() > self._active.end:  # an append was interrupted
-            os.ftruncate(self._active.log.fd, self._active.end)
+        self._newest.forget_from(index)
+        self._active.forget_interrupted()
         if index <= self._last_index:
             segment, record = self._segments.record(index)
             keep, offset = segment.first_index, int(record[0]["offset"])
@@ -680,11 +535,8 @@ class Log:
             self._segments.forget(keep)
             if dropped:
                 fsync_directory(self._directory)
-                self._active = _open_active(self._directory, keep, offset)
-            os.ftruncate(self._active.index.fd, (index - keep) * RECORD_SIZE)
-            os.ftruncate(self._active.log.fd, offset)
-            durable.fdatasync(self._active.log.fd)
-            self._active.end = offset
+                self._active = ActiveSegment(self._directory, keep, offset)
+            self._active.cut(index, offset)
             self._last_index = index - 1
         self._tail = self._segments.state_at(index - 1)
 
@@ -697,8 +549,9 @@ class Log:
         """
         with self._sync_lock, self._append_lock, self._commit_lock:
             self._check_usable()
-            if state.index <= self._state.index:
-                raise StoreError(f"the log cannot go back to entry {state.index}: {self._state.index} is committed")
+            committed = self._commits.state.index
+            if state.index <= committed:
+                raise StoreError(f"the log cannot go back to entry {state.index}: {committed} is committed")
             if state.first_index != state.index + 1 or state.oldest_file != state.file_id + 1:
                 raise StoreError(
                     f"the log cannot begin with entry {state.index + 1}: the oldest retained source file, number "
@@ -722,15 +575,12 @@ class Log:
     def _begin_anew(self, newest: int, state: LogState) -> None:
         """Other files are in place: the newest segment is `newest`, the state after the last entry `state`."""
         self._segments.forget_all()  # an entry that was never committed may have begun a segment of the same name
-        self._forget_from(0)
+        self._newest.forget_from(0)
         self._marks = MarkFile(self._directory)
-        self._active = _open_active(self._directory, newest, None)
+        self._active = ActiveSegment(self._directory, newest)
         self._last_index = self._durable_index = self._commit_index = state.index
-        self._state, self._tail, self._snapshot = state, state.copy(), None
-        self._visible_index = state.visible_index
-        self._write_again, self._purge_due = False, False
-        self._due.clear()
-        self._catalogue = Catalogue(self._directory)
+        self._tail, self._visible_index = state.copy(), state.visible_index
+        self._commits.begin_anew(state)
         self._write_mark(durably=True)
         self._watermark.publish(state.visible_index, state.index)
 
@@ -743,7 +593,7 @@ class Log:
         """
         with self._sync_lock, self._append_lock, self._commit_lock:
             self._check_usable()
-            if state.index < self._last_index or state.index <= self._state.index:
+            if state.index < self._last_index or state.index <= self._commits.state.index:
                 raise StoreError(f"a log that ends with entry {state.index} cannot replace one with {self._last_index}")
             try:
                 begin_adoption(self._directory, firsts)
@@ -807,37 +657,12 @@ class Log:
         fsync_directory(self._directory)
         logger.info("dropped %d segments: the log begins with entry %d now", len(dropped), firsts[len(dropped)])
 
-    def _compact_catalogue(self) -> None:
-        try:
-            self._catalogue = self._catalogue.compacted(self._state.oldest_file)
-        except OSError as error:
-            if error.errno not in durable.NO_SPACE:
-                raise
-            logger.warning("%s stays longer than it need be: %s", CATALOGUE_NAME, error)
-
     # Inside
 
     def _unlink(self, first: int) -> None:
         self._segments.remove(first)
         log_path(self._directory, first).unlink()
         index_path(self._directory, first).unlink(missing_ok=True)
-
-    def _open_catalogue(self) -> Catalogue:
-        """The catalogue of the committed files; made again from the index if it is missing or damaged."""
-        state = self._state
-        try:
-            reader = CatalogueReader(self._directory)
-            known = sum(1 for _ in reader.range(reader.first_id, state.file_id))
-            if reader.first_id <= state.oldest_file and reader.first_id + known == state.file_id + 1:
-                catalogue = Catalogue(self._directory)
-                catalogue.cut(state.file_id)
-                return catalogue
-            logger.warning("the catalogue of source files lacks some: making it again")
-        except FileNotFoundError:
-            pass
-        except CorruptLogError as error:
-            logger.warning("making the catalogue of source files again: %s", error)
-        return Catalogue.create(self._directory, *files_in(self._segments, state))
 
     def _write_mark(self, *, durably: bool = False) -> None:
         """Notes how far the log is durable. The append lock is held, or nobody else has the log yet."""
@@ -846,8 +671,7 @@ class Log:
         if index == self._last_index:
             offset, term = active.end, self._tail.term
         elif index >= active.first_index:
-            record = read_records(active.index, index - active.first_index, 1)
-            offset, term = end_of(record), int(record[0]["term"])
+            offset, term = active.end_and_term_of(index)
         else:
             return  # the segment that was synced has been followed by another one since: that says as much
         commit_index = min(index, self._commit_index)
@@ -895,29 +719,3 @@ class Log:
         return LogFailedError(
             f"{doing} in {self._directory} failed: {error}; nothing more is written until the log is opened again"
         )
-
-
-def _info_of(file: CurrentFile) -> FileInfo:
-    return FileInfo(file.id, file.name, file.source_name, file.start_index, file.end_pos, file.closed)
-
-
-def _create_segment(directory: Path, header: SegmentHeader) -> None:
-    """Puts a segment in place, durably, or not at all if there is no room.
-
-    The index comes first: a segment that has its name has an index, too.
-    """
-    paths = log_path(directory, header.first_index), index_path(directory, header.first_index)
-    try:
-        FileHandle(paths[1], os.O_RDWR | os.O_CREAT | os.O_TRUNC)
-        write_file(paths[0], header.encode())
-    except OSError as error:
-        if error.errno in durable.NO_SPACE:
-            for path in paths:
-                path.unlink(missing_ok=True)
-        raise
-
-
-def _open_active(directory: Path, first_index: int, end: int | None) -> _Active:
-    log = FileHandle(log_path(directory, first_index), os.O_RDWR)
-    index = FileHandle(index_path(directory, first_index), os.O_RDWR)
-    return _Active(first_index, log, index, log.size() if end is None else end)

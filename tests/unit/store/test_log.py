@@ -19,8 +19,9 @@ from kingbus_node.store.errors import (
     PurgedError,
     StoreError,
 )
-from kingbus_node.store.log import Log, Place
+from kingbus_node.store.log import Log
 from kingbus_node.store.marks import HardState
+from kingbus_node.store.places import Place
 from kingbus_node.store.reader import LogReader
 from kingbus_node.store.segment import list_segments
 

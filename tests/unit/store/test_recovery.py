@@ -20,7 +20,9 @@ from hypothesis import strategies as st
 from unit.store.kills import ends_before_kill
 from unit.store.samples import CANCEL, NOOP, Source, examples, executed, started, write
 
+from kingbus_node.store import active as active_module
 from kingbus_node.store import catalogue as catalogue_module
+from kingbus_node.store import commits as commits_module
 from kingbus_node.store import durable
 from kingbus_node.store import log as log_module
 from kingbus_node.store import marks as marks_module
@@ -343,7 +345,7 @@ def test_a_segment_that_finds_no_room_is_begun_later(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: Callable[..., None]
 ) -> None:
     monkeypatch.setattr(log_module, "SEGMENT_ENTRIES", 6)
-    for what in (durable, log_module):
+    for what in (durable, active_module):
         directory = tmp_path / what.__name__
         log, source = started(directory, transactions=4)
         position = source.position
@@ -426,7 +428,7 @@ def test_a_commit_that_finds_no_room_is_shown_once_there_is_some(
         log.append([source.transaction()], 1)
     last = log.sync()
     with monkeypatch.context() as patched:
-        patched.setattr(catalogue_module if what == "file" else log_module, "write_at", no_space)
+        patched.setattr(catalogue_module if what == "file" else commits_module, "write_at", no_space)
         for _ in range(2):
             assert log.commit(last) == 4
     assert (log.commit_index, log.visible_index, LogReader(tmp_path).visible_index) == (4, 4, 4)
