@@ -257,9 +257,13 @@ class Loop:
         if now >= self._next_beat:
             self._beat(now)
         self._tell_of_loss()
-        self._commit()  # before anything is sent: somebody may be waiting for it
+        leads = self.raft.is_leader
+        if leads:
+            self._commit()  # whoever proposed waits for it, nobody for the news
         with self._sending:
             self._send()
+        if not leads:
+            self._commit()  # the leader waits for the sync that has begun
         while self._broken:
             link, error = self._broken.popleft()
             if self.links.get(link.address) is link:

@@ -3,12 +3,16 @@
 The loop that owns a ``Raft`` asks for a sync whenever ``Raft.unsynced`` says so, and goes on. One fsync covers all that
 was appended by the time it begins (group commit): with a slow disk the groups grow. What follows from a sync is done in
 this thread, by ``done``: a small entry waits for each thread that has to be woken.
+
+It waits in a system call and is woken by one: who asks gives the interpreter away at that moment, and the sync begins.
+A lock or a queue of Python's wakes a thread that then waits for the interpreter, until the other one has nothing to do.
 """
 
 from __future__ import annotations
 
 import logging
-import queue
+import os
+import select
 import threading
 import time
 from collections.abc import Callable
@@ -41,22 +45,33 @@ class Syncer:
         self._done = done
         self._failed = failed
         self._on_sync = on_sync
-        self._requests: queue.SimpleQueue[bool] = queue.SimpleQueue()  # False: the end
+        self._event = os.eventfd(0, os.EFD_CLOEXEC)
+        self._open = threading.Lock()  # the event is, while this is held
+        self._closing = self._closed = False
         self._thread = threading.Thread(target=self._run, name="log-sync", daemon=True)
         self._thread.start()
 
     def request(self) -> None:
         """Begins to make everything durable that was appended before this call."""
-        self._requests.put(True)
+        with self._open:
+            if not self._closed:
+                os.eventfd_write(self._event, 1)
 
     def close(self) -> None:
         """Ends the thread, after the sync that it is in."""
-        self._requests.put(False)
+        self._closing = True
+        self.request()
         self._thread.join()
+        with self._open:
+            self._closed = True
+            os.close(self._event)
 
     def _run(self) -> None:
         try:
-            while self._requests.get():
+            while True:
+                os.eventfd_read(self._event)
+                if self._closing:
+                    return
                 while self._sync():
                     pass
         except Exception as error:
@@ -78,10 +93,7 @@ class Syncer:
 
     def _rest(self) -> bool:
         """Whether it is to be tried again."""
-        try:
-            goes_on = self._requests.get(timeout=_FULL_SECONDS)
-        except queue.Empty:
-            return True
-        if not goes_on:
-            self._requests.put(False)  # for whoever waits for the next request
-        return goes_on
+        waiting = select.poll()
+        waiting.register(self._event, select.POLLIN)
+        waiting.poll(1000 * _FULL_SECONDS)
+        return not self._closing
