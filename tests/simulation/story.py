@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from operator import itemgetter
 
-from kingbus_node.raft.configuration import MemberRole
+from kingbus_node.raft.configuration import Configuration, MemberRole
 from kingbus_node.raft.settings import Settings
 
 from .checks import ViolationError
@@ -297,6 +298,8 @@ class Story:
         configuration = leader.raft.configuration
         if len(configuration.voters) < 3 or leader.raft.configuration_index > leader.raft.commit_index:
             return
+        if self._superseded(configuration):
+            return
         victim = self.dice.choice([v for v in configuration.voters if v != leader.address])
         # A founder that was told of no others founds a cluster of its own again: that is what it was told.
         if victim in self.world.nodes and self.world.founders.voters != (victim,):
@@ -304,6 +307,18 @@ class Story:
             self.world.kill(victim, power=True)
             self.world.wipe(victim)
             self.world.after(self.dice.choice([0.1, 2]), lambda: self._restart(victim))
+
+    def _superseded(self, configuration: Configuration) -> bool:
+        """Whether any disk holds another configuration behind this one, or one that is not committed.
+
+        The leader may be one that was stopped, and has not heard that another one is about to remove a voter. A disk
+        that is lost then is one of two, and nobody can make up for it.
+        """
+        held = [found[-1] for disk in self.world.disks.values() if (found := disk.configurations())]
+        if not held:
+            return False
+        index, newest = max(held, key=itemgetter(0))
+        return index > self.world.ledger.length or newest != configuration
 
     def _losing_a_disk(self) -> bool:
         """Whether a disk was lost and its node is not a voter again everywhere; until then none may take more away."""
