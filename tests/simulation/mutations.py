@@ -273,6 +273,13 @@ class AskToTakeOver(Raft):
         self._before_election()
 
 
+class SitOutWhenRemoved(Raft):
+    """A node that its latest configuration leaves out does not stand for election, committed or not (4.2.2)."""
+
+    def _may_stand(self) -> bool:
+        return super()._may_stand() and self.configuration.is_voter(self.address)
+
+
 def _raft(raft_class: type[Raft]) -> Rules:
     return Rules(raft_class=raft_class)
 
@@ -330,4 +337,5 @@ MUTATIONS: dict[str, Mutation] = {
     "read-at-once": Mutation(Rules(reader_class=ReadAtOnce), 3, SAFETY),
     "read-on": Mutation(Rules(reader_class=ReadOn), 10, SAFETY),
     "ask-to-take-over": Mutation(_raft(AskToTakeOver), 1, ("liveness",)),
+    "sit-out-when-removed": Mutation(_raft(SitOutWhenRemoved), "removed-leader", ("liveness",)),
 }

@@ -183,10 +183,26 @@ def forgotten_memory(rules: Rules) -> None:
     stage.end()
 
 
+def removed_leader(rules: Rules) -> None:
+    """A leader of two is removed, and killed when only its own log says so: nobody else can be elected, for that log
+    is the longer one.
+    """
+    stage = Stage(2, rules)
+    n1, n2 = sorted(stage.nodes)
+    first = stage.nodes[n1]
+    stage.hush(n1, n2)
+    index = stage.remove(first, n1)
+    assert index is not None
+    stage.run_until(lambda: stage.disks[n1].durable(index) is not None, 0.5)
+    stage.kill(n1, power=False)
+    stage.end()
+
+
 PLOTS: dict[str, Callable[[Rules], None]] = {
     "older-term": older_term,
     "old-answer": old_answer,
     "two-changes": two_changes,
     "changes-at-once": changes_at_once,
     "forgotten-memory": forgotten_memory,
+    "removed-leader": removed_leader,
 }

@@ -341,7 +341,21 @@ class Raft:
             self._before_election()
 
     def _may_stand(self) -> bool:
-        return self.formation.formed and self.suspended is None and self.configuration.is_voter(self.address)
+        """Whether this node could lead: it votes, or did so before a configuration that may not be committed.
+
+        The fault: a leader of two that was being removed is killed when only its own log says so. Its log is the
+        longer one, so the other cannot be elected, and it does not stand itself: nobody leads ever again. The rule
+        (section 4.2.2): a server that is not part of its latest configuration still starts elections, for it may be
+        needed until that is committed; its own vote does not count then.
+
+        Simulation: ``sit-out-when-removed``, plot removed-leader.
+        """
+        if not self.formation.formed or self.suspended is not None:
+            return False
+        *earlier, (index, latest) = self._configurations
+        return latest.is_voter(self.address) or (
+            index > self.commit_index and any(known.is_voter(self.address) for _, known in earlier)
+        )
 
     def _before_election(self) -> None:
         """Asks whether an election could be won before starting one.
