@@ -12,12 +12,13 @@ import socket
 import ssl
 import struct
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from clusters.certificates import Authority
-from clusters.lab import Lab, Node, soon, until
+from clusters.lab import Lab, Node, notes, soon, until
 
 from kingbus_node.raft import handshake, hello
 from kingbus_node.raft.frames import encode_frame
@@ -169,6 +170,26 @@ def test_nodes_speak_tls_and_follow_a_renewed_certificate(lab: Lab, tmp_path: Pa
         lab.network.cut(address)
     lab.write("with the renewed one")
     lab.check_equal()
+
+
+def test_what_many_threads_propose_and_send_over_tls_arrives_whole_and_in_order(lab: Lab, tmp_path: Path) -> None:
+    """Proposers send small entries themselves, the loop sends the others, and both receive answers meanwhile."""
+    authority = Authority(tmp_path / "ca")
+    addresses = [lab.network.door() for _ in range(3)]
+    for number, address in enumerate(addresses):
+        lab.add(address, addresses, tls=authority.issue(f"node-{number}", ["127.0.0.1"])).start()
+    lab.write("start")
+
+    def write(who: int) -> None:
+        for number in range(40):
+            lab.write(f"{who}: {number}", size=(0, 20_000, 100_000)[number % 3])
+
+    with ThreadPoolExecutor(5) as pool:
+        list(pool.map(write, range(5)))
+    lab.check_equal()
+    found = list(dict.fromkeys(notes(lab.nodes[addresses[0]].log)))  # a leader that was deposed may have committed one
+    for who in range(5):
+        assert [text for text in found if text.startswith(f"{who}:")] == [f"{who}: {n}" for n in range(40)]
 
 
 def shown(node: Node) -> bytes | None:
