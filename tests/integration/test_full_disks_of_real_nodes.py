@@ -9,6 +9,7 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 from servers.ensemble import Ensemble
@@ -40,7 +41,12 @@ def on_a_small_disk(node: NodeProcess) -> Iterator[None]:
         yield
     finally:
         node.kill()
-        subprocess.run(["umount", str(node.data)], check=True)
+        # Its serve processes, which have files open there, end a moment after it.
+        wait_until(lambda: _unmount(node.data), PATIENCE, f"{node.data} to be unmounted")
+
+
+def _unmount(path: Path) -> bool:
+    return subprocess.run(["umount", str(path)], check=False).returncode == 0
 
 
 def suspended(node: NodeProcess) -> str:
