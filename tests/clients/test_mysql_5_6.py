@@ -59,13 +59,17 @@ def converge(source: Server, node: NodeProcess, replica: Mysql56) -> None:
     wait_until(reached, 90, f"{replica!r} to be as {source!r}", found=lambda: f"{replica.problem()} {node.log_tail()}")
 
 
-@pytest.mark.parametrize("gtid", [True, False], ids=["gtid", "file"])
-def test_a_5_6_replica_of_a_new_source(gtid: bool, pool: Pool, tmp_path: Path, works: Note) -> None:
-    """The source writes what 5.6 can read: no new collations in the context of statements."""
-    source = pool.server(
+def readable_source(pool: Pool) -> Server:
+    """A new server that writes what 5.6 can read: no new collations in the context of statements."""
+    return pool.server(
         "mysql-9.7",
         {"character-set-server": "utf8mb4", "collation-server": "utf8mb4_general_ci", "binlog-row-metadata": "MINIMAL"},
     )
+
+
+@pytest.mark.parametrize("gtid", [True, False], ids=["gtid", "file"])
+def test_a_5_6_replica_of_a_new_source(gtid: bool, pool: Pool, tmp_path: Path, works: Note) -> None:
+    source = readable_source(pool)
     node = pool.node(source)
     with Mysql56(tmp_path / "replica", server_id=56) as replica:
         replica.follow(node.port, gtid=gtid, file=source.binary_logs()[0])
@@ -113,10 +117,7 @@ def fate(source: Server, replica: Mysql56) -> str:
 @pytest.mark.parametrize("gtid", [True, False], ids=["gtid", "file"])
 def test_tags_stop_a_5_6_replica_and_what_is_before_them_is_there(gtid: bool, pool: Pool, tmp_path: Path) -> None:
     """A real 9.7 cannot be compared with: it has no authentication plugin that 5.6 knows."""
-    source = pool.server(
-        "mysql-9.7",
-        {"character-set-server": "utf8mb4", "collation-server": "utf8mb4_general_ci", "binlog-row-metadata": "MINIMAL"},
-    )
+    source = readable_source(pool)
     node = pool.node(source)
     with Mysql56(tmp_path / "replica", server_id=56) as replica:
         replica.follow(node.port, gtid=gtid, file=source.binary_logs()[0])
