@@ -22,8 +22,8 @@ import numpy as np
 import numpy.typing as npt
 
 from kingbus_node.binlog.constants import CHECKSUM_LENGTH, HEADER_LENGTH, MAX_PACKET, Buffer
-from kingbus_node.binlog.scan import CONTINUATION, EVENT_AT, OFFSET_MASK, PACKET_HEADER, Offsets, packet_lengths
-from kingbus_node.util.crc import crc32
+from kingbus_node.binlog.scan import CONTINUATION, EVENT_AT, OFFSET_MASK, PACKET_HEADER, Ints, Offsets, packet_lengths
+from kingbus_node.util.crc import combine, crc32
 
 CORRECT: Final = 0x2144DF1C
 """`crc32` of any bytes followed by their own CRC32, little endian. (Inverted: the residue, 0xdebb20e3.)"""
@@ -74,6 +74,29 @@ def with_checksum(event: Buffer) -> bytes:
 def is_correct(event: Buffer) -> bool:
     """Whether `event` ends in its own CRC32."""
     return len(event) >= HEADER_LENGTH + CHECKSUM_LENGTH and crc32(event) == CORRECT
+
+
+def crc_if_correct(buf: Buffer, at: Ints, end: int, crc: int = 0, *, least: int = 0, before: int = EVENT_AT) -> int:
+    """The CRC-32, begun with `crc`, that ``buf[at[0]:end]`` has if each event in it ends in its own CRC32.
+
+    `at`: where adjacent packets begin, rising, each with one whole event behind `before` bytes of its own. Packets of
+    `least` bytes and more count as correct; only what is before their events is read, and packets that are shorter. So
+    this tells the sum of bytes whose events are known to be correct, and whether they are, if the sum is known.
+    ValueError if a packet is shorter than `before`, RuntimeError without `combine`.
+    """
+    if combine is None:
+        raise RuntimeError("expected ISA-L, which can combine checksums: only zlib is installed")
+    ends = np.append(at[1:], end)
+    sizes = ends - at
+    if len(at) and int(sizes.min()) < before:
+        raise ValueError(f"expected packets of at least {before} bytes, found one of {int(sizes.min())}")
+    view = memoryview(buf)
+    done = int(at[0]) if len(at) else end
+    known = np.flatnonzero(sizes >= least)
+    for start, stop in zip(at[known].tolist(), ends[known].tolist(), strict=True):
+        crc = combine(crc32(view[done : start + before], crc), CORRECT, stop - start - before)
+        done = stop
+    return crc32(view[done:end], crc)
 
 
 class BlockVerifier:

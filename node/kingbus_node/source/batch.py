@@ -254,6 +254,11 @@ class Batcher:
                 f"the FORMAT_DESCRIPTION event behind {self._file} {self._pos} is of a server that knows no checksums "
                 "(before MySQL 5.6.1, MariaDB 5.3): damaged on the way, or a file copied from such a server"
             )
+        if block.sound and checked.all():
+            self._verifier.reset()
+            self._last_checked = True
+            return checked
+        block.sound = False
         leading = block.packet_of(0)
         carries = np.empty(len(packets), dtype=np.bool_)
         carries[:leading] = self._last_checked

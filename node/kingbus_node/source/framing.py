@@ -20,9 +20,11 @@ from typing import Final
 
 import numpy as np
 
+from kingbus_node.binlog.checksum import crc_if_correct
 from kingbus_node.binlog.constants import MAX_PACKET
 from kingbus_node.binlog.scan import (
     CONTINUATION,
+    EVENT_AT,
     OFFSET_MASK,
     PACKET_HEADER,
     Offsets,
@@ -30,7 +32,9 @@ from kingbus_node.binlog.scan import (
     packet_offsets,
 )
 from kingbus_node.source.errors import Disconnected, SourceEnd, SourceError, StreamError
+from kingbus_node.source.semisync import PREFIX as SEMI_SYNC_PREFIX
 from kingbus_node.source.semisync import PrefixStripper
+from kingbus_node.util.crc import combine, crc32
 
 BLOCK: Final = 10 << 20
 """Usual size of the buffer, in bytes: the biggest portion, and what was not finished before it."""
@@ -44,6 +48,8 @@ SPARE: Final = 8
 """Buffers that are kept for later when they are not needed."""
 ROOM: Final = 256 << 10
 """`Framer.room` offers at least this many bytes."""
+SUM_FROM: Final = 8 << 10
+"""Bytes of an event, on average, from which events are summed up as they come (`Framer.received`)."""
 COPY_BELOW: Final = 128 << 10
 """Stretches shorter than this, taken together, are copied out of the buffer instead of giving the whole buffer away."""
 
@@ -56,12 +62,14 @@ _EOF: Final = 0xFE
 class Frame:
     """Packets that have come since the last frame, one after the other in `Framer.buffer`, ending at `end`.
 
-    `acks`: indices of packets whose event the source wants acknowledged (rising).
+    `acks`: indices of packets whose event the source wants acknowledged (rising). `sound`: whether each packet is known
+    to be an event that ends in its own correct CRC32.
     """
 
     packets: Offsets
     end: int
     acks: Sequence[int]
+    sound: bool = False
 
 
 class Buffers:
@@ -110,6 +118,8 @@ class Framer:
         self._raw = 0  # from here: bytes as received (behind `_done` by the stripper's unfinished packet)
         self._fill = 0
         self._continued = False
+        self._sum: int | None = None  # CRC-32 of what was received from `_raw` on, while events are big
+        self._before = EVENT_AT + (SEMI_SYNC_PREFIX if semi_sync else 0)
         self._end: SourceError | None = None
         self.portion = PORTION
         """Bytes that are worth receiving at once, by the size of the events that came last."""
@@ -137,7 +147,13 @@ class Framer:
         return self.buffer[self._fill : self._fill + max(wanted - self._fill, self.portion)]
 
     def received(self, count: int) -> None:
-        """`count` bytes were received into `room()`."""
+        """`count` bytes were received into `room()`.
+
+        They are in the processor's cache now. Big events are summed up here, where that takes a third of the time that
+        it takes once the whole portion has come; with one sum for all of them, since lengths tell what it is to be.
+        """
+        if self._sum is not None:
+            self._sum = crc32(self.buffer[self._fill : self._fill + count], self._sum)
         self._fill += count
 
     def frame(self) -> Frame:
@@ -156,6 +172,7 @@ class Framer:
             self._fill = end
             if not len(packets):
                 return Frame(packets, begin, ())
+        sound = self._check_sum(packets, end)
         self._continued = is_continued(self.buffer, packets, self._continued)
         self.portion = min(BIG_PORTION, max(PORTION, (end - begin) // len(packets) * _EVENTS))
         acks: Sequence[int] = ()
@@ -168,7 +185,24 @@ class Framer:
             self._done, self._raw = written - self._stripper.pending, written
         bytes_ = np.frombuffer(self.buffer, dtype=np.uint8)
         bytes_[(packets & np.uint32(OFFSET_MASK)).astype(np.int64) + 3] = 0  # sequence numbers
-        return Frame(packets, self._done, acks)
+        return Frame(packets, self._done, acks, sound)
+
+    def _check_sum(self, packets: Offsets, end: int) -> bool:
+        """Whether `packets`, as received, are events that end in their own CRC32, as far as that is known: not if an
+        event has several packets. Begins the sum of what is behind `end`, if it is worth it.
+        """
+        begun = self._sum
+        self._sum = None
+        if combine is None or (end - self._raw) // len(packets) < SUM_FROM:
+            return False
+        rest = self._sum = crc32(self.buffer[end : self._fill])
+        if begun is None or int(packets.max()) >= CONTINUATION or is_continued(self.buffer, packets):
+            return False
+        at = packets.astype(np.int64)
+        if int(np.diff(at, append=end).min()) <= self._before:
+            return False
+        expected = crc_if_correct(self.buffer, at, end, before=self._before)
+        return combine(expected, rest, self._fill - end) == begun
 
     def check_end(self) -> None:
         """Raise what ended the stream, if anything did: `SourceEnd` for an ERR packet, `Disconnected` for EOF (a source

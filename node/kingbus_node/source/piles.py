@@ -22,7 +22,7 @@ class Pile:
     `start_pos`, `end_pos`: the same in the source's file, `source_name`. `events`: that begin here; `transactions`:
     that end here, with their GTIDs in `deltas`. `timestamp`: of the last event. `ack`: the file position of the last
     event here that the source wants acknowledged. `file`: set if a source file begins here. `file_id`, `flags`: as in
-    `Entry`.
+    `Entry`. `sound`: as in `Frame`.
     """
 
     start: int
@@ -39,6 +39,7 @@ class Pile:
     file_id: int = 0
     source_name: str = ""
     flags: int = 0
+    sound: bool = False
 
     @property
     def size(self) -> int:
@@ -56,6 +57,7 @@ class Pile:
         self.packets += other.packets
         self.deltas += other.deltas
         self.ack = self.ack if other.ack is None else other.ack
+        self.sound = self.sound and other.sound
 
     def moved(self, by: int) -> None:
         """The buffer's content moved down by `by` bytes."""
@@ -79,6 +81,7 @@ class Pile:
             payload=payload,
             event_count=self.events,
             transaction_count=self.transactions,
+            sound=self.sound,
         )
 
 
@@ -94,13 +97,14 @@ def _joined(deltas: list[bytes], flavor: Flavor) -> bytes:
 class Block:
     """One frame's events with all that is needed to cut them into piles.
 
-    `missing`: what the last event still lacks after this frame (`COMPLETE`: nothing).
+    `missing`: what the last event still lacks after this frame (`COMPLETE`: nothing). `sound`: as in `Frame`.
     """
 
-    __slots__ = ("_acks", "buffer", "end", "events", "missing", "packets")
+    __slots__ = ("_acks", "buffer", "end", "events", "missing", "packets", "sound")
 
     def __init__(self, buffer: memoryview, frame: Frame, events: Events) -> None:
         self.buffer = buffer
+        self.sound = frame.sound
         self.packets = frame.packets
         self.end = frame.end
         self.events = events
@@ -151,6 +155,7 @@ class Block:
             packets=[self.packets[begin:behind]],
             deltas=[delta] if delta else [],
             ack=ack,
+            sound=self.sound,
         )
 
     def slice(self, low: int, high: int) -> Events:

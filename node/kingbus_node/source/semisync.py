@@ -10,6 +10,7 @@ Everything happens in place: what is written never overtakes what is still to be
 
 from __future__ import annotations
 
+from itertools import pairwise
 from struct import Struct
 from typing import Final
 
@@ -20,10 +21,12 @@ from kingbus_node.binlog.scan import CONTINUATION, EVENT_AT, OFFSET_MASK, PACKET
 from kingbus_node.source.errors import StreamError
 from kingbus_node.source.requests import SEMI_SYNC_MAGIC
 
-_PREFIX: Final = 2
-_LEAST: Final = 1 + _PREFIX + 13  # up to and including the event's size field
+PREFIX: Final = 2
+"""Bytes between the status byte and the event."""
+_MOVE_FROM: Final = 4096  # bytes of a packet, on average, from which it is moved by itself
+_LEAST: Final = 1 + PREFIX + 13  # up to and including the event's size field
 _SIZE = Struct("<I")
-_SIZE_AT: Final = EVENT_AT + _PREFIX + 9
+_SIZE_AT: Final = EVENT_AT + PREFIX + 9
 
 
 class PrefixStripper:
@@ -56,7 +59,7 @@ class PrefixStripper:
         long = (packets >= CONTINUATION) | (lengths == MAX_PACKET)
         if not long.any():
             moved, flags = _compact(buf, at, lengths, end, write)
-            return moved, [int(i) for i in np.flatnonzero(flags)], end - (int(at[0]) - write) - _PREFIX * len(at)
+            return moved, [int(i) for i in np.flatnonzero(flags)], end - (int(at[0]) - write) - PREFIX * len(at)
         out: list[int] = []
         acks: list[int] = []
         low = 0
@@ -71,7 +74,7 @@ class PrefixStripper:
             moved, flags = _compact(buf, at[low:high], lengths[low:high], stop, write)
             acks += [len(out) + int(i) for i in np.flatnonzero(flags)]
             out += moved.tolist()
-            write += stop - int(at[low]) - _PREFIX * (high - low)
+            write += stop - int(at[low]) - PREFIX * (high - low)
             low = high
         return np.array(out, dtype=np.uint32), acks, write
 
@@ -84,14 +87,14 @@ class PrefixStripper:
             self._left = 1 + _SIZE.unpack_from(buf, at + _SIZE_AT)[0]
             self._ack = buf[at + EVENT_AT + 1] == 1
             self._first = True
-            if self._left < MAX_PACKET - _PREFIX:
+            if self._left < MAX_PACKET - PREFIX:
                 raise StreamError(f"a packet of {length} bytes holds an event whose size field says {self._left - 1}")
             write = self._begin(buf, write)
             buf[write] = 0
             write += 1
             self._begun += 1
             self._left -= 1
-            read = at + EVENT_AT + _PREFIX
+            read = at + EVENT_AT + PREFIX
         if stop - read > self._left:
             raise StreamError(f"expected {self._left} more bytes of an event, found {stop - read}")
         while read < stop or (self._begun and self._begun == self._whole(buf, write)):
@@ -144,17 +147,29 @@ def _compact(buf: memoryview, at: Ints, lengths: Ints, end: int, write: int) -> 
     if wrong.any():
         _check_prefix(buf, int(at[int(np.argmax(wrong))]), _LEAST)
     first = int(at[0])
-    keep = np.ones(end - first, dtype=np.bool_)
-    keep[at - first + EVENT_AT] = False
-    keep[at - first + EVENT_AT + 1] = False
-    kept = raw[first:end][keep]
-    raw[write : write + len(kept)] = kept
-    moved = at - (first - write) - _PREFIX * np.arange(len(at))
-    shorter = lengths - _PREFIX
+    if end - first >= _MOVE_FROM * len(at):
+        _move(buf, [*at.tolist(), end], write)
+    else:
+        keep = np.ones(end - first, dtype=np.bool_)
+        keep[at - first + EVENT_AT] = False
+        keep[at - first + EVENT_AT + 1] = False
+        kept = raw[first:end][keep]
+        raw[write : write + len(kept)] = kept
+    moved = at - (first - write) - PREFIX * np.arange(len(at))
+    shorter = lengths - PREFIX
     raw[moved] = shorter & 0xFF
     raw[moved + 1] = shorter >> 8 & 0xFF
     raw[moved + 2] = shorter >> 16
     return moved.astype(np.uint32), flags.astype(np.int64)
+
+
+def _move(buf: memoryview, edges: list[int], write: int) -> None:
+    """Move packets, each from one of `edges` to the next, to `write`, one by one, without their prefixes."""
+    for start, stop in pairwise(edges):
+        event = write + EVENT_AT
+        buf[write:event] = buf[start : start + EVENT_AT]
+        write = event + stop - start - EVENT_AT - PREFIX
+        buf[event:write] = buf[start + EVENT_AT + PREFIX : stop]
 
 
 def _check_prefix(buf: memoryview, at: int, length: int) -> None:

@@ -14,6 +14,7 @@ from kingbus_node.binlog.checksum import (
     BRIDGE,
     CORRECT,
     BlockVerifier,
+    crc_if_correct,
     is_correct,
     verify_block,
     with_checksum,
@@ -147,3 +148,28 @@ def test_a_made_checksum_is_right() -> None:
 
 def test_the_algorithm_numbers_are_those_of_the_servers() -> None:
     assert [int(algorithm) for algorithm in ChecksumAlgorithm] == [0, 1, 255]
+
+
+@given(SIZES, st.integers(0, 2**31), st.integers(0, 500), st.binary(max_size=20))
+def test_lengths_tell_the_sum_of_correct_events(sizes: list[int], seed: int, least: int, before: bytes) -> None:
+    block = make.block(sized_events(sizes, seed))
+    data, start = before + block.data, zlib.crc32(b"begun")
+    at = block.packets.astype(np.int64) + len(before)
+    found = crc_if_correct(data, at, len(data), start, least=least)
+    assert found == zlib.crc32(block.data, start)
+
+
+@given(SIZES, st.integers(0, 2**31), st.data())
+def test_lengths_tell_another_sum_if_one_event_is_wrong(sizes: list[int], seed: int, draw: st.DataObject) -> None:
+    events = sized_events(sizes, seed)
+    block = make.block(events)
+    at = block.packets.astype(np.int64)
+    i = draw.draw(st.integers(0, len(events) - 1))
+    wrong = int(at[i]) + 5 + draw.draw(st.integers(0, len(events[i]) - 1))
+    block.data[wrong] ^= draw.draw(st.integers(1, 255))
+    assert crc_if_correct(block.data, at, len(block.data)) != zlib.crc32(block.data)
+
+
+def test_a_packet_without_room_for_an_event_has_no_sum() -> None:
+    with pytest.raises(ValueError, match="at least 5 bytes, found one of 4"):
+        crc_if_correct(b"\x01\0\0\0\0\0\0\0\0", np.array([0, 5]), 9)

@@ -6,6 +6,7 @@ played. `MemoryLog` folds each entry into a real `LogState`, which refuses what 
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 
 from unit.source.origin import Origin, stream
@@ -16,7 +17,7 @@ from kingbus_node.source.checks import Replica, SourceFacts
 from kingbus_node.source.errors import Disconnected, PositionGone, SourceEnd, SourceError
 from kingbus_node.source.reader import SourceReader
 from kingbus_node.source.resume import Plan, make_plan
-from kingbus_node.store.entry import OFFSET_MASK, Entry, Flag, Kind, encode
+from kingbus_node.store.entry import HEADER_SIZE, OFFSET_MASK, Entry, Flag, Kind, encode
 from kingbus_node.store.state import LogState
 
 CONTINUATION = 0x80000000
@@ -51,7 +52,8 @@ class MemoryLog:
             raise self.refusal
         for entry in entries:
             index = len(self.entries) + 1
-            header, _ = encode(entry, index, 1, 0)
+            header, before = encode(entry, index, 1, 0)
+            assert header.body_crc == zlib.crc32(entry.payload, zlib.crc32(before[HEADER_SIZE:]))
             self.folded.fold(header, entry.meta)
             self.entries.append(entry)
         if not self.held_back:

@@ -112,6 +112,79 @@ def test_memory_is_bounded_by_a_packet_and_a_block() -> None:
     assert biggest < MAX_PACKET + (4 << 20)
 
 
+def checked(size: int, filler: int) -> bytes:
+    """An event of `size` bytes that ends in its CRC32."""
+    return make_event(EventType.WRITE_ROWS, bytes([filler]) * (size - 23), server_id=1, checksum=True)
+
+
+def sound(framer: Framer, data: bytes) -> bool:
+    """Whether `data`, received in some portions, is known to be events that are right."""
+    left = memoryview(data)
+    while left:
+        room = framer.room()
+        size = min(len(room), len(left), 20_000)
+        room[:size], left = left[:size], left[size:]
+        framer.received(size)
+    return framer.frame().sound
+
+
+BIG = [checked(9000 + 1000 * i, i) for i in range(5)]
+
+
+@SEMI_SYNC
+def test_big_events_are_checked_as_they_come_from_the_second_frame_on(semi_sync: bool) -> None:
+    framer = Framer(semi_sync=semi_sync)
+    data = stream(BIG, semi_sync=semi_sync)
+    half = len(data) - 5000  # the last event has come in part when the others are looked at
+    assert [sound(framer, data), sound(framer, data[:half]), sound(framer, data[half:])] == [False, True, True]
+
+
+@SEMI_SYNC
+@pytest.mark.parametrize("portion", [7001, 1 << 30])
+def test_big_events_come_out_as_they_are_stored(semi_sync: bool, portion: int) -> None:
+    data = stream(BIG, semi_sync=semi_sync, wanted=[BIG[1], BIG[4]])
+    out, acks = received(Framer(semi_sync=semi_sync, buffers=Buffers(4096)), data, forever(portion))
+    assert out == b"".join(packetize(one) for one in BIG)
+    assert acks == ([1, 4] if semi_sync else [])
+
+
+@SEMI_SYNC
+@pytest.mark.parametrize("at", [30, 9000, 30_000, -1])
+def test_a_big_event_with_a_wrong_byte_is_not_sound(semi_sync: bool, at: int) -> None:
+    framer = Framer(semi_sync=semi_sync)
+    data = bytearray(stream(BIG, semi_sync=semi_sync))
+    sound(framer, bytes(data))
+    data[at] ^= 1
+    assert not sound(framer, bytes(data))
+
+
+@SEMI_SYNC
+def test_events_without_checksums_are_never_sound(semi_sync: bool) -> None:
+    framer = Framer(semi_sync=semi_sync)
+    data = stream([event(len(one)) for one in BIG], semi_sync=semi_sync)
+    assert not any(sound(framer, data) for _ in range(3))
+
+
+@SEMI_SYNC
+def test_events_of_several_packets_and_what_comes_with_them_are_not_known_to_be_sound(semi_sync: bool) -> None:
+    framer = Framer(semi_sync=semi_sync)
+    data = stream(BIG, semi_sync=semi_sync)
+    long = stream([*BIG, checked(MAX_PACKET + 5, 9)], semi_sync=semi_sync)
+    assert [sound(framer, data), sound(framer, data), sound(framer, long), sound(framer, data)] == [
+        False,
+        True,
+        False,
+        True,
+    ]
+
+
+@SEMI_SYNC
+def test_small_events_are_not_summed_as_they_come(semi_sync: bool) -> None:
+    framer = Framer(semi_sync=semi_sync)
+    data = stream([checked(100, i) for i in range(250)], semi_sync=semi_sync)
+    assert not any(sound(framer, data) for _ in range(2))
+
+
 def test_released_stretches_do_not_change_any_more() -> None:
     framer = Framer(semi_sync=False)
     events = [event(100_000, i) for i in range(10)]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from unittest import mock
+
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -10,6 +12,7 @@ from unit.source.origin import Origin
 from unit.source.test_resume import by, small
 
 from kingbus_node.binlog.constants import Flavor
+from kingbus_node.source import framing
 from kingbus_node.source.errors import Disconnected, SourceError
 
 FLAVORS = pytest.mark.parametrize("flavor", list(Flavor), ids=str)
@@ -39,12 +42,18 @@ def test_garbage_after_any_byte_is_a_clear_error(semi_sync: bool, garbage: bytes
 
 @pytest.mark.fuzz
 @FLAVORS
-@example(changes=[(808, 1)], semi_sync=False)  # the server version in a FORMAT_DESCRIPTION: one without checksums
+@example(
+    changes=[(808, 1)], semi_sync=False, big=False, portion=3000
+)  # the server version in a FORMAT_DESCRIPTION: one without checksums
 @given(
     changes=st.lists(st.tuples(st.integers(0, 3000), st.integers(1, 255)), min_size=1, max_size=4),
     semi_sync=st.booleans(),
+    big=st.booleans(),
+    portion=st.integers(1, 1500),
 )
-def test_changed_bytes_never_reach_the_log(flavor: Flavor, changes: list[tuple[int, int]], semi_sync: bool) -> None:
+def test_changed_bytes_never_reach_the_log(
+    flavor: Flavor, changes: list[tuple[int, int]], semi_sync: bool, big: bool, portion: int
+) -> None:
     def damage(data: bytes) -> bytes:
         changed = bytearray(data)
         for at, bits in changes:
@@ -52,9 +61,13 @@ def test_changed_bytes_never_reach_the_log(flavor: Flavor, changes: list[tuple[i
         return bytes(changed)
 
     origin, harness = small(flavor), Harness(entry_bytes=400)
-    assert isinstance(harness.session(origin, semi_sync=semi_sync, damage=damage), SourceError)
-    assert is_beginning(harness, origin)
-    assert isinstance(harness.session(origin), Disconnected)
+    # Events that count as big are summed up as they come, the others once a portion is here.
+    with mock.patch.object(framing, "SUM_FROM", 1 if big else framing.SUM_FROM):
+        assert isinstance(
+            harness.session(origin, semi_sync=semi_sync, damage=damage, portions=by(portion)), SourceError
+        )
+        assert is_beginning(harness, origin)
+        assert isinstance(harness.session(origin, portions=by(portion)), Disconnected)
     assert_holds(harness, origin)
 
 
