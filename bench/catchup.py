@@ -11,7 +11,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.figures import figure, touch_memory
+from bench.figures import figure, settle
 from bench.ingest import _OPTIONS, WORKLOADS, end_of, tool_seconds
 from bench.nodes import Nodes
 
@@ -38,7 +38,7 @@ def _catch_up(server: Server, folder: Path) -> _Round:
     last, end = end_of(server)
     nodes = Nodes(folder)
     try:
-        touch_memory()  # now that they run: a machine does not wait long before it takes memory back
+        settle()  # now that they run: a machine does not wait long before it takes memory back
         answer, processor = nodes.order("fetch", port=server.port, last=last, end=end)
         return _Round(answer["took"], processor, [memory for _, memory in nodes.tell()], answer["events"])
     finally:
@@ -56,8 +56,8 @@ def report(workload: str, megabytes: int, directory: Path) -> None:
         tool, rounds = [], []
         for _ in range(ROUNDS):
             with tempfile.TemporaryDirectory(dir=work) as target:
-                touch_memory()
-                tool.append(tool_seconds(server, Path(target)))
+                settle()
+                tool.append(tool_seconds(server, Path(target))[:2])
             with tempfile.TemporaryDirectory(dir=work) as target:
                 rounds.append(_catch_up(server, Path(target)))
     _tell(workload, size, min(tool), rounds)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -23,13 +24,14 @@ def figure(name: str, value: str, measured: float, wanted: float, unit: str, *, 
     print(f"figure: {name}: {value}, {measured:.2f} {unit}, wanted {sign} {wanted:g} {unit}: {verdict}", flush=True)
 
 
-def touch_memory() -> None:
-    """Have the machine give out memory once, and take it back.
+def settle() -> None:
+    """Have the disk take what the run before left, and the machine give out memory once, and take it back.
 
     A virtual machine often gets its memory from the host when it is first used, and gives it back when it is free: then
     writing a file of fresh pages costs several times what it costs with used ones, and whoever comes first pays. Done
     before each run, of both sides of a comparison, in a process of its own.
     """
+    os.sync()
     available = int(Path("/proc/meminfo").read_text().partition("MemAvailable:")[2].split()[0]) << 10
     command = [sys.executable, "-m", "bench.figures", str(min(_TOUCH, available // 4))]
     subprocess.run(command, check=True)

@@ -1,4 +1,4 @@
-"""What a machine gives for the bytes of an ingest alone: receive, sum up twice, write, sync, in three threads.
+"""What a machine gives for the bytes of an ingest alone: receive, sum up, write, sync, in three threads.
 
 No event is looked at, and nothing is done per transaction: what is left is what the kernel and the checksums cost, and
 how three threads and the server share the processors. A node cannot be faster than this with the same system calls.
@@ -70,7 +70,6 @@ def floor_seconds(server: Server, path: Path) -> tuple[float, float]:
     def write() -> None:
         while (portion := filled.get()) is not None:
             buffer, count = portion
-            crc32(buffer[:count])
             disk.write(buffer[:count])
             free.put(buffer)
         disk.end()

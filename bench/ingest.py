@@ -2,7 +2,8 @@
 
 ``python -m bench.ingest [--release mysql-9.7|mariadb-10.11] [--small MB] [--rows MB] [--folder DIR]``. A real server
 is filled once per workload; then both read all of its binlog, each from the beginning, alternating. Ingest ends when
-all is fsynced and committed; mysqlbinlog does not sync. Without TLS, as a replica's default is. Workloads:
+all is fsynced and committed; mysqlbinlog does not sync, so its files are synced behind it, and both times told. Without
+TLS, as a replica's default is. Workloads:
 
 small   transactions of 5 events of about 100 bytes, one row each
 rows    transactions of one row of 200 kB
@@ -21,7 +22,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.figures import figure, touch_memory
+from bench.figures import figure, settle
 from bench.floor import floor_seconds
 
 from kingbus_node.config import SourceSettings
@@ -50,6 +51,7 @@ class Result:
     events: int
     ingest: float
     tool: float
+    durable: float
     floor: float
     ingest_processor: float
     tool_processor: float
@@ -65,6 +67,11 @@ class Result:
         """Speed of ingest as a multiple of the tool's."""
         return self.tool / self.ingest
 
+    @property
+    def durable_ratio(self) -> float:
+        """The same, until the tool's files are as durable as the log is."""
+        return self.durable / self.ingest
+
     def __str__(self) -> str:
         def speed(seconds: float) -> str:
             return f"{self.bytes / 1e6 / seconds:7.0f} MB/s {self.events / 1e6 / seconds:6.2f} M events/s"
@@ -72,9 +79,10 @@ class Result:
         gigabytes = self.bytes / 1e9
         return (
             f"{self.workload:6} {speed(self.ingest)}   mysqlbinlog --raw {speed(self.tool)}   {self.ratio:5.2f} x\n"
+            f"       with its files synced after it{speed(self.durable)}   {self.durable_ratio:5.2f} x\n"
             f"       processor time {self.ingest_processor / gigabytes:.1f} s a GB, mysqlbinlog "
             f"{self.tool_processor / gigabytes:.1f}, beside that of the server\n"
-            f"       its bytes alone, received, summed up twice, written and synced: {speed(self.floor)}, "
+            f"       its bytes alone, received, summed up, written and synced: {speed(self.floor)}, "
             f"{self.floor_processor / gigabytes:.1f} s a GB"
         )
 
@@ -107,8 +115,11 @@ def fill_rows(server: Server, megabytes: int) -> None:
 WORKLOADS = {"small": fill_small, "rows": fill_rows}
 
 
-def tool_seconds(server: Server, folder: Path) -> tuple[float, float]:
-    """Let the flavour's own tool fetch all files: how long it took, and how much processor time."""
+def tool_seconds(server: Server, folder: Path) -> tuple[float, float, float]:
+    """Let the flavour's own tool fetch all files.
+
+    Returns how long it took, how much processor time, and how long until the files are synced, too.
+    """
     command = [
         str(server.binaries.binlog), "--no-defaults", "--raw", f"--result-file={folder}/", "--host=127.0.0.1",
         f"--port={server.port}", f"--user={REPLICATION_USER}", "--to-last-log", "--read-from-remote-server",
@@ -119,7 +130,11 @@ def tool_seconds(server: Server, folder: Path) -> tuple[float, float]:
     start, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
     subprocess.run([*command, server.binary_logs()[0]], env=environment, check=True)
     took, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
-    return took, after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
+    for path in folder.iterdir():
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+    durable = time.perf_counter() - start
+    return took, after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime, durable
 
 
 def source_settings(port: int, folder: Path) -> SourceSettings:
@@ -188,22 +203,22 @@ def measure(workload: str, release: str, megabytes: int, folder: Path) -> Result
             WORKLOADS[workload](server, megabytes)
             size = sum(int(str(row["File_size"])) for row in server.table("SHOW BINARY LOGS"))
             ingest: list[tuple[float, float]] = []
-            tool: list[tuple[float, float]] = []
+            tool: list[tuple[float, float, float]] = []
             floor: list[tuple[float, float]] = []
             events = 0
             for _ in range(ROUNDS):
-                touch_memory()
+                settle()
                 with tempfile.TemporaryDirectory(dir=work) as target:
                     tool.append(tool_seconds(server, Path(target)))
-                touch_memory()
+                settle()
                 with tempfile.TemporaryDirectory(dir=work) as target:
                     took, processor, events = ingest_seconds(server, Path(target))
                     ingest.append((took, processor))
-                touch_memory()
+                settle()
                 with tempfile.TemporaryDirectory(dir=work) as target:
                     floor.append(floor_seconds(server, Path(target) / "file"))
     best = [min(values) for runs in (ingest, tool, floor) for values in zip(*runs, strict=True)]
-    return Result(workload, size, events, best[0], best[2], best[4], best[1], best[3], best[5])
+    return Result(workload, size, events, best[0], best[2], best[4], best[5], best[1], best[3], best[6])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -24,7 +24,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bench import catchup
-from bench.figures import figure, touch_memory
+from bench.figures import figure, settle
 from bench.nodes import NODES, PATIENCE, Nodes
 
 WINDOW = 64 << 20
@@ -144,9 +144,9 @@ def stream(nodes: Nodes, directory: Path, size: int, total: int) -> None:
     commits: list[float] = []
     cpu: list[float] = []
     for _ in range(ROUNDS):
-        touch_memory()
+        settle()
         alone = min(alone, three_alone(directory, size if big else 256 << 10, max(1, total // (256 << 10))))
-        touch_memory()
+        settle()
         answer, spent = nodes.order("stream", size=size, count=count)
         if answer["took"] < took:
             took, commits, cpu = answer["took"], answer["commits"], spent
