@@ -56,11 +56,9 @@ class Listeners:
             return
         with self._notifying:
             while self._leaderships:
-                leadership = self._leaderships.popleft()
-                if leadership != self._told:
-                    self._told = leadership
-                    for tell in self._leadership:
-                        tell(leadership)
+                self._told = self._leaderships.popleft()
+                for tell in self._leadership:
+                    tell(self._told)
             if in_touch != self._in_touch:
                 self._in_touch = in_touch
                 for tell_contact in self._contact:

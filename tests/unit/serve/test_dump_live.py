@@ -16,6 +16,7 @@ from unit.serve.dumps import CAPABLE, CRC32, SECONDS, SERVER_ID, Client, Served,
 
 from kingbus_node.binlog.constants import EventType, Flavor
 from kingbus_node.binlog.gtid import GtidSet
+from kingbus_node.demo.waiting import wait_until
 from kingbus_node.serve.artificial import Artificial
 from kingbus_node.serve.channel import DisconnectedError
 from kingbus_node.serve.registry import StopReason
@@ -85,10 +86,12 @@ def caught_up(log: Growing, client: Client, count: int) -> list[bytes]:
 
 
 def wait_for_rest(log: Growing, client: Client) -> None:
-    ends = time.monotonic() + SECONDS
-    while client.dump.index < log.served.log.visible_index:
-        assert time.monotonic() < ends, "the dump does not come to the end of the log"
-        time.sleep(0.001)
+    wait_until(
+        lambda: client.dump.index >= log.served.log.visible_index,
+        SECONDS,
+        "the dump to come to the end of the log",
+        interval=0.001,
+    )
 
 
 def test_transactions_and_files_are_sent_as_they_are_committed(log: Growing) -> None:
@@ -201,9 +204,7 @@ def test_mariadb_names_a_second_connection_by_another_number(tmp_path: Path) -> 
         wanted = DumpFlag.MARIADB_ANNOTATE_ROWS
         with served.start(at(flags=wanted), CAPABLE) as client:
             client.events(1 + len(events(MARIADB[0])))
-            ends = time.monotonic() + SECONDS
-            while client.dump.position == 0 and time.monotonic() < ends:
-                time.sleep(0.001)
+            wait_until(lambda: client.dump.position, SECONDS, "the dump to know where it is", interval=0.001)
             client.dump.request_stop(StopReason.DUPLICATE)
             error = client.ended()
     end = 4 + sum(map(len, events(MARIADB[0])))
