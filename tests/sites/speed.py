@@ -124,10 +124,11 @@ def catch_up(ensemble: Ensemble, sites: Sites, megabytes: int) -> list[Speed]:
 
 
 def members(node: NodeProcess) -> dict[str, dict[str, object]]:
-    """The members as a node sees them, by the names of their sites."""
+    """The members whose names a node knows by now, as it sees them, by the names of their sites."""
     found = node.status(local=True)["members"]
     assert isinstance(found, list)
-    return {NAMES[int(member["name"].removeprefix("node-")) - 1]: member for member in found}
+    sites = {f"node-{number}": name for number, name in enumerate(NAMES, 1)}
+    return {sites[member["name"]]: member for member in found if member["name"] in sites}
 
 
 def size(ensemble: Ensemble) -> int:
