@@ -48,7 +48,7 @@ SPARE: Final = 8
 """Buffers that are kept for later when they are not needed."""
 ROOM: Final = 256 << 10
 """`Framer.room` offers at least this many bytes."""
-SUM_FROM: Final = 8 << 10
+SUM_FROM: Final = 16 << 10
 """Bytes of an event, on average, from which events are summed up as they come (`Framer.received`)."""
 COPY_BELOW: Final = 128 << 10
 """Stretches shorter than this, taken together, are copied out of the buffer instead of giving the whole buffer away."""
