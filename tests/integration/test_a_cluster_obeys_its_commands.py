@@ -185,7 +185,11 @@ def test_a_source_that_is_stopped_stays_so_under_the_next_leader(shared: Ensembl
         lambda: told(asked, "source", "show"),
     )  # fmt: skip
     assert {node.executed() for node in shared.cluster.nodes} == {before}
-    assert {str(source_status(node)["Replica_IO_Running"]) for node in shared.cluster.nodes} == {"No"}
+
+    def running() -> dict[str, str]:
+        return {node.name: str(source_status(node)["Replica_IO_Running"]) for node in shared.cluster.nodes}
+
+    eventually(lambda: set(running().values()) == {"No"}, "every node to tell that the source is stopped", running)
     kingbus(asked, "source", "start")
     shared.settle()
 
