@@ -54,6 +54,7 @@ TARGET: Final = 1 << 20
 
 _FRAGMENTS: Final = 4
 """Times that size after which a fragment is closed at the latest, unless one packet is bigger."""
+_BEGUN_BEFORE: Final = -1
 _WRAP: Final = 1 << 32
 _FORMAT_CREATED: Final = slice(HEADER_LENGTH + 52, HEADER_LENGTH + 56)
 _LOG_POS: Final = 13
@@ -229,23 +230,32 @@ class Batcher:
         buffer = self._framer.buffer
         events = Events.gather(buffer, frame.packets, self._missing)
         block = Block(buffer, frame, events)
-        checked = self._verify(block)
+        checked, wrong = self._verify(block)
         self._missing = events.missing
         leading = block.packet_of(0)
-        if leading:
+        if leading and wrong != _BEGUN_BEFORE:
             self._go_on(block, leading)
+        # What comes before a damaged event is looked at first: it may tell that this is another file altogether.
+        good = len(events) if wrong is None else max(wrong, 0)
         special = _SPECIAL[events.type] | ((events.flags & EventFlag.ARTIFICIAL) != 0)
         at = 0
-        for i in np.flatnonzero(special).tolist():
+        for i in np.flatnonzero(special[:good]).tolist():
             self._run(block, at, i)
             self._special(block, i, bool(checked[i]))
             at = i + 1
-        self._run(block, at, len(events))
+        self._run(block, at, good)
+        if wrong is not None:
+            raise StreamError(
+                f"an event behind {self._file} {self._pos} does not match its checksum: it was damaged on the way, or "
+                "in the source's file (mysqlbinlog --verify-binlog-checksum there tells which)"
+            )
         self._counters.events += len(events)
         self._counters.bytes += frame.end - (int(frame.packets[0]) & OFFSET_MASK)
 
-    def _verify(self, block: Block) -> Bools:
-        """Check the checksums of the whole block; returns which events have one."""
+    def _verify(self, block: Block) -> tuple[Bools, int | None]:
+        """Check the checksums of the whole block; returns which events have one, and which is the first wrong one:
+        None if all are right, `_BEGUN_BEFORE` if it began in an earlier block.
+        """
         events, packets = block.events, block.packets
         checked, self._algorithm = events.checksummed(block.buffer, self._algorithm)
         if not checked[events.type == EventType.FORMAT_DESCRIPTION].all():
@@ -257,7 +267,7 @@ class Batcher:
         if block.sound and checked.all():
             self._verifier.reset()
             self._last_checked = True
-            return checked
+            return checked, None
         block.sound = False
         leading = block.packet_of(0)
         carries = np.empty(len(packets), dtype=np.bool_)
@@ -267,12 +277,10 @@ class Batcher:
             self._last_checked = bool(checked[-1])
         edges = [0, *(np.flatnonzero(np.diff(carries)) + 1).tolist(), len(packets)]
         for low, high in pairwise(edges):
-            if carries[low] and self._verifier.verify(block.buffer, packets[low:high]) is not None:
-                raise StreamError(
-                    f"an event behind {self._file} {self._pos} does not match its checksum: it was damaged on the way, "
-                    "or in the source's file (mysqlbinlog --verify-binlog-checksum there tells which)"
-                )
-        return checked
+            wrong = self._verifier.verify(block.buffer, packets[low:high]) if carries[low] else None
+            if wrong is not None:
+                return checked, int(np.searchsorted(events.start, wrong, side="right")) - 1
+        return checked, None
 
     def _run(self, block: Block, low: int, high: int) -> None:
         """Events `low` to `high - 1`, of which none is special."""

@@ -33,7 +33,16 @@ from kingbus_node.source.batch import TARGET, Batcher, Counters
 from kingbus_node.source.checks import Replica, SourceFacts, gtid_position, introduce, set_connect_state
 from kingbus_node.source.compression import UNCOMPRESSED
 from kingbus_node.source.connection import SourceConnection
-from kingbus_node.source.errors import Disconnected, PositionGone, Refused, SourceEnd, SourceError, Stopped
+from kingbus_node.source.errors import (
+    Disconnected,
+    Diverged,
+    PositionGone,
+    Refused,
+    SourceEnd,
+    SourceError,
+    Stopped,
+    StreamError,
+)
 from kingbus_node.source.framing import Buffers, Framer
 from kingbus_node.source.link import Link, Wakeup
 from kingbus_node.source.outbox import Outbox
@@ -403,8 +412,17 @@ class SourceReader:
             except SourceEnd as end:
                 self._pass_on(batcher, outbox, changes, everything=True)
                 outbox.drain()
-                by_position = plan.position is not None and batcher.place[1] <= plan.position
+                by_position = plan.position is not None and not batcher.steady and batcher.place[1] <= plan.position
                 raise meaning_of(end, by_position=by_position, purged=_purged(state, facts, plan)) from end
+            except StreamError as error:
+                held = plan.held
+                if held is None or plan.position is None or batcher.steady or batcher.place[1] > plan.position:
+                    raise
+                raise Diverged(
+                    f"no event begins at position {plan.position} of {held.file.source_name} at the source, where one "
+                    "does in the log: it is another file, or damaged. Was the source reset, or restored from a copy? "
+                    f"({error})"
+                ) from error
             except (Disconnected, Stopped):
                 # What came whole before the end is worth keeping: the source may not come back.
                 self._pass_on(batcher, outbox, changes, everything=True)

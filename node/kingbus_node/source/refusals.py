@@ -40,7 +40,8 @@ def meaning_of(end: SourceEnd, *, by_position: bool, purged: str = "") -> Source
             )
         if any(part in text for part in ("bogus data", "exceeded max_allowed_packet", "truncated in the middle")):
             return Diverged(
-                f"no event begins in the source's file where one does in the log: it is another file. It says: {end}",
+                "no event begins in the source's file where one does in the log: it is another file. Was the source "
+                f"reset, or restored from a copy? It says: {end}",
                 code=end.code,
             )
     if "more GTIDs than the" in text or "is not in the master's binlog" in text:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import pytest
@@ -15,13 +15,14 @@ from kingbus_node.binlog.constants import Flavor
 from kingbus_node.binlog.gtid import GtidSet
 from kingbus_node.binlog.mariadb import MariadbState
 from kingbus_node.source import batch, resume
-from kingbus_node.source.errors import Disconnected, Diverged, Refused
+from kingbus_node.source.errors import Disconnected, Diverged, Refused, StreamError
 from kingbus_node.source.resume import purged_behind
 from kingbus_node.source.settings import FACT_SETTINGS
 from kingbus_node.store.entry import Entry, Flag, Kind, Meta
 from kingbus_node.wire.commands import parse_binlog_dump_gtid
 
 FLAVORS = pytest.mark.parametrize("flavor", list(Flavor), ids=str)
+SEMI_SYNC = pytest.mark.parametrize("semi_sync", [False, True], ids=["plain", "semi-sync"])
 
 
 KINDS = pytest.mark.parametrize(
@@ -311,6 +312,51 @@ def test_a_file_purged_at_the_source_is_left_for_the_next(flavor: Flavor, legacy
     assert isinstance(harness.session(origin), Disconnected)
     assert harness.log.files() == held | {file.name: file.bytes for file in origin.files}
     assert str(harness.log.state.executed) == str(origin.executed)
+
+
+def damaged(number: int) -> Callable[[bytes], bytes]:
+    """Changes a byte in packet `number` of a dump."""
+
+    def damage(data: bytes) -> bytes:
+        at = 0
+        for _ in range(number):
+            at += 4 + int.from_bytes(data[at : at + 3], "little")
+        changed = bytearray(data)
+        changed[at + 30] ^= 1
+        return bytes(changed)
+
+    return damage
+
+
+@SEMI_SYNC
+def test_no_event_where_the_log_has_one_is_another_file(semi_sync: bool) -> None:
+    """A reset source may have anything at that position: what MySQL sends for an event has no right checksum then."""
+    origin, harness = small(Flavor.MYSQL), Harness(entry_bytes=300)
+    for number in range(10):
+        origin.write(b"%d" % number)
+    harness.session(origin)
+    before = harness.log.files()
+    origin.write(b"five")
+    error = harness.session(origin, semi_sync=semi_sync, damage=damaged(2))  # behind ROTATE and FORMAT_DESCRIPTION
+    position = parse_binlog_dump_gtid(harness.commands[-1][1:]).position
+    assert isinstance(error, Diverged)
+    assert f"no event begins at position {position} of binlog.000002" in str(error)
+    assert "Was the source reset" in str(error)
+    assert harness.log.files() == before
+
+
+@SEMI_SYNC
+def test_a_damaged_event_behind_good_ones_is_told_with_its_place(semi_sync: bool) -> None:
+    origin, harness = small(Flavor.MYSQL), Harness()
+    harness.session(origin)
+    end = origin.files[-1].end
+    origin.write(b"five")
+    ends = [event.end for event in origin.files[-1].events if event.end >= end]
+    error = harness.session(origin, semi_sync=semi_sync, damage=lambda data: data[:-1] + bytes([data[-1] ^ 1]))
+    assert isinstance(error, StreamError)
+    assert f"an event behind binlog.000002 {ends[-2]} does not match its checksum" in str(error)
+    assert isinstance(harness.session(origin), Disconnected)
+    assert_holds(harness, origin)
 
 
 @FLAVORS
