@@ -412,16 +412,15 @@ class SourceReader:
             except SourceEnd as end:
                 self._pass_on(batcher, outbox, changes, everything=True)
                 outbox.drain()
-                by_position = plan.position is not None and not batcher.steady and batcher.place[1] <= plan.position
+                by_position = _unconfirmed(plan, batcher)
                 raise meaning_of(end, by_position=by_position, purged=_purged(state, facts, plan)) from end
             except StreamError as error:
-                held = plan.held
-                if held is None or plan.position is None or batcher.steady or batcher.place[1] > plan.position:
+                if plan.held is None or not _unconfirmed(plan, batcher):
                     raise
                 raise Diverged(
-                    f"no event begins at position {plan.position} of {held.file.source_name} at the source, where one "
-                    "does in the log: it is another file, or damaged. Was the source reset, or restored from a copy? "
-                    f"({error})"
+                    f"no event begins at position {plan.position} of {plan.held.file.source_name} at the source, "
+                    "where one does in the log: it is another file, or damaged. Was the source reset, or restored from "
+                    f"a copy? ({error})"
                 ) from error
             except (Disconnected, Stopped):
                 # What came whole before the end is worth keeping: the source may not come back.
@@ -527,6 +526,11 @@ class SourceReader:
         if place is not None:
             link.send(semi_sync_ack(*place))
             self._acks += 1
+
+
+def _unconfirmed(plan: Plan, batcher: Batcher) -> bool:
+    """Whether a dump by position has brought nothing yet that shows that the source's file goes on there."""
+    return plan.position is not None and not batcher.steady and batcher.place[1] <= plan.position
 
 
 def _purged(state: LogState, facts: SourceFacts, plan: Plan) -> str:

@@ -50,7 +50,7 @@ def test_a_whole_dump_is_the_source_files(flavor: Flavor, checksum: bool) -> Non
 
 
 @FLAVORS
-@pytest.mark.parametrize("semi_sync", [False, True], ids=["plain", "semi-sync"])
+@SEMI_SYNC
 def test_a_dump_cut_at_any_byte_goes_on_exactly(flavor: Flavor, semi_sync: bool) -> None:
     origin = small(flavor)
     for cut in range(0, Harness().length(origin) + 1, 3 if semi_sync else 1):
