@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from clusters.lab import Lab, Node, soon
+from clusters.lab import Lab, Node, soon, until
 from unit.store.samples import Source
 
 from kingbus_node.raft import asking, floors
@@ -128,6 +128,7 @@ def test_what_a_replica_of_any_node_needs_stays(lab: Lab) -> None:
     assert len(set(found)) == 1
     assert "binlog.000001" < found[0][0] <= "binlog.000004"
     follower.stop()  # and with it its replicas
+    until(lambda: sum(member.reachable for member in leader.cluster.members()) == 2, "the leader knows that it is gone")
     assert story.keepers[leader.name].run_once().held == story.start_of(7)
 
 
