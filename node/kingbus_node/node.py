@@ -13,14 +13,12 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import signal
 import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from http import HTTPStatus
 from pathlib import Path
-from types import FrameType
 
 from kingbus_node import __version__, logs
 from kingbus_node.admin import download, snapshot
@@ -49,6 +47,7 @@ from kingbus_node.store.errors import StoreError
 from kingbus_node.store.log import Log
 from kingbus_node.store.reader import LogReader
 from kingbus_node.store.transfer import CopyError
+from kingbus_node.util.ending import Ending, told_to_end
 
 logger = logging.getLogger(__name__)
 
@@ -75,12 +74,11 @@ def run(path: Path) -> int:
     logs.configure(config.log.level, config.log.format)
     sys.setswitchinterval(_SWITCH_SECONDS)
     logger.info("starting", extra={"node": config.node.name, "version": __version__, "pid": os.getpid()})
-    stop = threading.Event()
-    with _signals_set(stop), _crashes() as crashes:
+    with told_to_end() as ending, _crashes() as crashes:
         node = Node(config)
         try:
             node.start()
-            node.wait(stop, crashes)
+            node.wait(ending, crashes)
         except FatalError as error:
             logger.critical("%s", error)
             return 1
@@ -229,9 +227,9 @@ class Node:
             log_format=config.log.format,
         )
 
-    def wait(self, stop: threading.Event, crashes: Sequence[str] = ()) -> None:
-        """Wait until ``stop`` is set. ``FatalError`` when the node cannot go on, or a thread has crashed."""
-        while not stop.wait(_WATCH_SECONDS):
+    def wait(self, ending: Ending, crashes: Sequence[str] = ()) -> None:
+        """Wait until the process is told to end. ``FatalError`` when the node cannot go on, or a thread has crashed."""
+        while not ending.wait(_WATCH_SECONDS):
             if crashes:
                 raise FatalError(f"the thread {crashes[0]} ended by an error that should not be possible (see above)")
             if self._cluster.failure is not None:
@@ -335,23 +333,6 @@ class Node:
 
     def _source_status_here(self) -> dict[str, str | int | None]:
         return snapshot.replica_status(self._config, self._log, self._leader.status())
-
-
-@contextlib.contextmanager
-def _signals_set(stop: threading.Event) -> Iterator[None]:
-    """While open, SIGTERM and SIGINT set ``stop``; the second one ends the process at once."""
-
-    def received(number: int, _frame: FrameType | None) -> None:
-        if stop.is_set():
-            os._exit(128 + number)
-        stop.set()
-
-    before = {number: signal.signal(number, received) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @contextlib.contextmanager

@@ -122,8 +122,8 @@ class Worker:
 
     def run(self) -> int:
         """Listen to the core until it says stop (returns 0) or goes away (1)."""
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is for the core, which then tells us
-        signal.signal(signal.SIGTERM, lambda *_: self._stop())
+        for number in (signal.SIGINT, signal.SIGTERM):  # the core gets them too, and tells us in turn
+            signal.signal(number, signal.SIG_IGN)
         poll = select.poll()
         poll.register(self._control.fileno(), select.POLLIN)
         poll.register(self._wake_fd, select.POLLIN)
