@@ -9,8 +9,10 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 
+import pytest
 from unit.source.origin import Origin, stream
 
+from kingbus_node.binlog.constants import Flavor
 from kingbus_node.config import SourceSettings
 from kingbus_node.raft.api import CommitListener, ConsensusError
 from kingbus_node.source.checks import Replica, SourceFacts
@@ -19,6 +21,9 @@ from kingbus_node.source.reader import SourceReader
 from kingbus_node.source.resume import Plan, make_plan
 from kingbus_node.store.entry import HEADER_SIZE, OFFSET_MASK, Entry, Flag, Kind, encode
 from kingbus_node.store.state import LogState
+
+FLAVORS = pytest.mark.parametrize("flavor", list(Flavor), ids=str)
+SEMI_SYNC = pytest.mark.parametrize("semi_sync", [False, True], ids=["plain", "semi-sync"])
 
 CONTINUATION = 0x80000000
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from unit.source.harness import SEMI_SYNC
 from unit.source.origin import frame_with_prefix, stream
 
 from kingbus_node.binlog.build import make_event, packetize
@@ -14,8 +15,6 @@ from kingbus_node.binlog.constants import MAX_PACKET, EventType
 from kingbus_node.binlog.scan import CONTINUATION, OFFSET_MASK
 from kingbus_node.source.errors import Disconnected, SourceEnd, StreamError
 from kingbus_node.source.framing import Buffers, Framer
-
-SEMI_SYNC = pytest.mark.parametrize("semi_sync", [False, True], ids=["plain", "semi-sync"])
 
 
 def event(size: int, filler: int = 0x55) -> bytes:

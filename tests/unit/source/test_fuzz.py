@@ -7,16 +7,13 @@ from unittest import mock
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from unit.source.harness import Harness, assert_holds
+from unit.source.harness import FLAVORS, SEMI_SYNC, Harness, assert_holds
 from unit.source.origin import Origin
 from unit.source.test_resume import by, small
 
 from kingbus_node.binlog.constants import Flavor
 from kingbus_node.source import framing
 from kingbus_node.source.errors import Disconnected, SourceError
-
-FLAVORS = pytest.mark.parametrize("flavor", list(Flavor), ids=str)
-SEMI_SYNC = pytest.mark.parametrize("semi_sync", [False, True], ids=["plain", "semi-sync"])
 
 
 def is_beginning(harness: Harness, origin: Origin) -> bool:

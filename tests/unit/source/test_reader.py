@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from unit.source.fake_source import FakeSource
-from unit.source.harness import MemoryLog
+from unit.source.harness import FLAVORS, MemoryLog
 from unit.source.origin import Origin
 
 from kingbus_node.binlog.constants import Flavor
@@ -21,7 +21,6 @@ from kingbus_node.source.checks import Replica
 from kingbus_node.source.reader import SourceReader, SourceState
 from kingbus_node.source.requests import semi_sync_ack
 
-FLAVORS = pytest.mark.parametrize("flavor", list(Flavor), ids=str)
 OUR_UUID = "77777777-e697-11f1-8268-02fc00000001"
 HEARTBEAT = 0.1
 

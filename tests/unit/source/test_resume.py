@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from unit.source.harness import Harness, assert_holds
+from unit.source.harness import FLAVORS, SEMI_SYNC, Harness, assert_holds
 from unit.source.origin import OTHER_UUID, Origin
 
 from kingbus_node.binlog.constants import Flavor
@@ -20,10 +20,6 @@ from kingbus_node.source.resume import purged_behind
 from kingbus_node.source.settings import FACT_SETTINGS
 from kingbus_node.store.entry import Entry, Flag, Kind, Meta
 from kingbus_node.wire.commands import parse_binlog_dump_gtid
-
-FLAVORS = pytest.mark.parametrize("flavor", list(Flavor), ids=str)
-SEMI_SYNC = pytest.mark.parametrize("semi_sync", [False, True], ids=["plain", "semi-sync"])
-
 
 KINDS = pytest.mark.parametrize(
     ("flavor", "legacy_positions"),
