@@ -6,6 +6,8 @@ PY := .venv/bin/python
 SOURCES := $(wildcard node operator tests bench)
 # Processes that tests run in: they mostly wait for servers. 0: all in one, as a debugger likes it.
 WORKERS := 3
+# Whose threads stop at random in `make test-stumbling`: see tests/stumbling/sitecustomize.py.
+WHO := others
 # How many seeds `make soak` plays.
 SEEDS := 100000
 
@@ -106,6 +108,10 @@ fuzz: venv ## the property tests, for longer
 .PHONY: chaos
 chaos: venv servers ## random kills, hangs and stops of a real cluster under load (ARGS="--minutes 30 --seed 7 --flavor mariadb")
 	PYTHONPATH=tests $(PY) -m servers.chaos $(ARGS)
+
+.PHONY: test-stumbling
+test-stumbling: venv servers $(if $(ARGS),,programs) ## what depends on who is first: tests with threads that stop at random (WHO=tests: the tests' own)
+	PYTHONPATH=tests/stumbling KINGBUS_STUMBLING=$(WHO) $(PY) -m pytest -n $(WORKERS) --dist worksteal --timeout=900 $(ARGS)
 
 .PHONY: test-kills
 test-kills: venv servers ## rounds of kills, stops and partitions of a real cluster, all compared after each (root only; ARGS="--rounds 20")
