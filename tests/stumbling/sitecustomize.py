@@ -95,10 +95,15 @@ class Others:
 
 
 class Tests:
-    """The main thread of a process that runs tests stumbles, in their lines and those of their helpers."""
+    """The main thread of a process that runs tests stumbles, in their lines and those of their helpers.
+
+    It stands still for half of the time at most, so that property tests with their thousands of lines come to an end.
+    """
 
     def __init__(self) -> None:
         self._dice = random.Random()
+        self._begun = time.monotonic()
+        self._stood = 0.0
 
     def install(self) -> None:
         """From now on."""
@@ -112,8 +117,10 @@ class Tests:
         return self._line if code.co_name.startswith("test_") or self._dice.random() < 0.1 else None
 
     def _line(self, _frame: FrameType, event: str, _argument: object) -> TraceFunction:
-        if event == "line" and self._dice.random() < 0.08:
-            time.sleep(self._dice.uniform(0, 0.3))
+        if event == "line" and self._dice.random() < 0.08 and self._stood < (time.monotonic() - self._begun) / 2:
+            pause = self._dice.uniform(0, 0.3)
+            time.sleep(pause)
+            self._stood += pause
         return self._line
 
 

@@ -179,8 +179,8 @@ def test_an_idle_client_is_told_and_cut(keys: Keys) -> None:
         assert connection.sock.recv(1) == b""
     with TestServer(keys) as server:
         connection = server.connect()
-        connection.query("SET wait_timeout = 1")
         started = time.monotonic()
+        connection.query("SET wait_timeout = 1")
         connection.sock.settimeout(10)
         assert b"because of inactivity" in connection.sock.recv(1000)
         assert 0.5 < time.monotonic() - started < 8
