@@ -86,6 +86,19 @@ def test_a_signal_ends_it_with_code_0_and_leaves_no_process(node: NodeProcess, n
     assert "Traceback" not in node.log_tail()
 
 
+def test_a_signal_to_all_of_its_processes_ends_them_in_order(make: Make) -> None:
+    """As systemd does it: a serve process must not go before the leadership has been handed over."""
+    node = make({"serve": {"workers": 1}})
+    node.start(ready=False)
+    wait_until(lambda: "no serve process is up" not in str(ready(node)[1]["reasons"]), 60, "the serve process")
+    (worker,) = children(node.pid)
+    processes = [node.pid, worker]
+    os.kill(worker, signal.SIGTERM)
+    node.stop()
+    wait_until(lambda: gone(processes), 10, "all processes of the node to end")
+    assert "serve process" not in node.log_tail()
+
+
 def test_its_workers_end_when_it_is_killed(node: NodeProcess) -> None:
     node.start(ready=False)
     workers = children(node.pid)
