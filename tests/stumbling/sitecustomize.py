@@ -42,9 +42,12 @@ TESTS = str(Path(__file__).resolve().parents[1]) + os.sep
 
 
 def runs_tests() -> bool:
-    """Whether this process is pytest, or one of its workers (execnet starts them with code to read from stdin)."""
-    command = Path("/proc/self/cmdline").read_bytes()
-    return b"pytest" in command or b"eval(sys.stdin.readline" in command
+    """Whether this process is `python -m pytest`, or one of its workers, which execnet starts with code to read more.
+
+    A node has "pytest" in its arguments as well: it lives in a folder of that name.
+    """
+    command = Path("/proc/self/cmdline").read_bytes().split(b"\0")
+    return command[1:3] == [b"-m", b"pytest"] or any(b"eval(sys.stdin.readline" in part for part in command[1:4])
 
 
 class Others:
@@ -129,5 +132,7 @@ match os.environ.get("KINGBUS_STUMBLING"):
         Others().install()
     case "tests":
         Tests().install()
-    case _:
+    case None:
         pass
+    case other:
+        raise SystemExit(f"KINGBUS_STUMBLING is {other!r}, expected others or tests")
