@@ -112,7 +112,8 @@ class Lab:
         self.segment_bytes = segment_bytes
         self.network = Network()
         self.nodes: dict[str, Node] = {}
-        self.options = ClusterOptions(listen=Address("127.0.0.1", 0), election_timeout=0.5, min_free_bytes=1 << 20)
+        # Long enough that nobody is elected but when a test brings it about, however busy the machine is.
+        self.options = ClusterOptions(listen=Address("127.0.0.1", 0), election_timeout=3.0, min_free_bytes=1 << 20)
 
     def __enter__(self) -> Lab:
         return self

@@ -33,9 +33,10 @@ def test_three_nodes_hold_the_same_log(lab: Lab) -> None:
     lab.check_equal()
     for node in lab.up():
         assert notes(node.log) == texts
-        assert node.log.visible_index == node.log.last_index
-        assert (node.cluster.leader, node.cluster.term) == (leader.name, leader.cluster.term)
-        assert node.cluster.in_touch
+        assert node.cluster.term == leader.cluster.term
+        until(lambda told=node.cluster: told.leader == leader.name and told.in_touch, "it knows the leader by name")  # type: ignore[misc]
+        # The leader may write down a name meanwhile: it commits that by itself.
+        until(lambda log=node.log: log.visible_index == log.last_index, "all that is there can be read")  # type: ignore[misc]
     follower = next(node for node in lab.up() if node is not leader)
     with pytest.raises(NotLeaderError) as refused:
         follower.cluster.propose([note("not here")])
@@ -87,7 +88,7 @@ def test_nothing_is_committed_without_a_majority_and_the_leader_steps_down(lab: 
     with pytest.raises(NotLeaderError):
         leader.cluster.wait_committed(lost, soon())
     assert not leader.cluster.is_leader
-    until(lambda: not leader.cluster.in_touch and contacts[-1] is False, "the loss of contact is told")
+    until(lambda: not leader.cluster.in_touch and contacts[-1:] == [False], "the loss of contact is told")
     new = lab.leader(others)
     index = new.cluster.propose([note("the others")])
     assert new.cluster.wait_committed(index, soon())
@@ -97,7 +98,7 @@ def test_nothing_is_committed_without_a_majority_and_the_leader_steps_down(lab: 
     lab.write("together again")
     lab.check_equal()
     assert notes(leader.log) == ["together", "the others", "together again"]
-    until(lambda: leader.cluster.in_touch and contacts[-1] is True, "contact is told")
+    until(lambda: leader.cluster.in_touch and contacts[-1:] == [True], "contact is told")
 
 
 def test_a_node_that_comes_back_does_not_disturb_the_leader(lab: Lab) -> None:
@@ -116,7 +117,7 @@ def test_a_node_that_comes_back_does_not_disturb_the_leader(lab: Lab) -> None:
 
 
 def test_connections_that_break_lose_nothing(lab: Lab) -> None:
-    nodes = lab.found(3)
+    nodes = lab.found(3, election_timeout=0.5)  # another leader now and then is welcome
     lab.write("start")
     over = threading.Event()
     written: list[str] = []
@@ -169,7 +170,7 @@ def test_a_suspended_leader_hands_over_and_does_not_lead_until_it_may(lab: Lab) 
     new = lab.write("after")
     assert new is not old
     with pytest.raises((ChangeRefusedError, NotLeaderError)):
-        new.cluster.transfer(old.name, time.monotonic() + 5)
+        new.cluster.transfer(old.name, soon())
     old.cluster.suspend(None)
     until(lambda: old.cluster.suspended is None, "it may lead again")
     leader = lab.write("ready")
@@ -338,14 +339,14 @@ def test_closing_ends_all_threads(lab: Lab) -> None:
     def names() -> set[str]:
         return {t.name for t in threading.enumerate() if t.name.startswith(("raft", "log-sync"))}
 
-    assert names() == set()
+    until(lambda: names() == set(), "a thread that has nothing left to do is gone a moment later")
 
 
 def test_what_a_node_tells_of_itself_reaches_its_peers(lab: Lab) -> None:
     nodes = lab.found(2, info={"admin": "10.0.0.1:8080"})
     lab.write("start")
     first, second = nodes
-    assert first.cluster.info_of(second.name) == {"admin": "10.0.0.1:8080"}
+    until(lambda: first.cluster.info_of(second.name) == {"admin": "10.0.0.1:8080"}, "it is told")
     assert first.cluster.address_of(second.name) == second.address
     assert first.cluster.info_of("nobody") == {}
 
