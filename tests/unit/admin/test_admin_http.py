@@ -69,7 +69,7 @@ def ask(
     url = f"http://{server.address}{path}"
     request = urllib.request.Request(url, data, {**sent, **(headers or {})}, method=method)
     try:
-        with urllib.request.urlopen(request, timeout=10) as response:
+        with urllib.request.urlopen(request, timeout=60) as response:
             return Answer(
                 response.status, response.headers["Content-Type"] or "", response.read(), dict(response.headers)
             )

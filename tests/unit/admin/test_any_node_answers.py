@@ -13,11 +13,19 @@ import pytest
 from unit.admin.fakes import REPLICA, STATUS, FakeControl, FakeNode
 from unit.admin.test_admin_http import Answer, ask, self_signed, serving
 
+from kingbus_node.admin import peers
 from kingbus_node.admin.http import AdminServer
 from kingbus_node.admin.views import Member, Refused, Role, Source
 from kingbus_node.config import AdminTls
 
 NAMES = ("node-1", "node-2", "node-3")
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who answers is not left out because the machine stood still for a moment."""
+    monkeypatch.setattr(peers, "_CONNECT_SECONDS", 60.0)
+    monkeypatch.setattr(peers, "_LOOK_SECONDS", 60.0)
 
 
 @dataclass
@@ -117,9 +125,9 @@ def test_two_nodes_that_each_take_the_other_for_the_leader_do_not_play_ball() ->
 
 
 def test_a_leader_that_cannot_be_reached_is_named_with_its_address() -> None:
-    with trio() as cluster, socket.create_server(("127.0.0.1", 0)) as closed:
-        url = f"http://127.0.0.1:{closed.getsockname()[1]}"
-        closed.close()
+    with trio() as cluster, socket.socket() as deaf:
+        deaf.bind(("127.0.0.1", 0))  # and does not listen; were it closed, the port could become somebody else's
+        url = f"http://127.0.0.1:{deaf.getsockname()[1]}"
         cluster.knows("node-2", {"node-1": url, "node-2": None, "node-3": None})
         answer = cluster.ask("node-2", "/v1/source/stop", method="POST")
         assert answer.status == 502
@@ -143,7 +151,8 @@ def test_status_holds_the_replicas_of_all_nodes_and_what_the_leader_knows(node: 
         assert ids(cluster.ask(node, "/v1/status?local=true")) == [f"replica-{node[-1]}"]
 
 
-def test_a_node_that_does_not_answer_is_named_and_the_others_are_shown() -> None:
+def test_a_node_that_does_not_answer_is_named_and_the_others_are_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(peers, "_LOOK_SECONDS", 5.0)  # in which the other one must answer
     with trio() as cluster, socket.create_server(("127.0.0.1", 0)) as hangs:
         urls: dict[str, str | None] = {name: f"http://{server.address}" for name, server in cluster.servers.items()}
         urls["node-3"] = f"http://127.0.0.1:{hangs.getsockname()[1]}"  # accepts, and never answers

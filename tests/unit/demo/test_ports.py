@@ -1,8 +1,9 @@
 from __future__ import annotations
 
 import gc
+import random
 import socket
-from contextlib import closing
+from contextlib import closing, suppress
 
 import pytest
 
@@ -12,10 +13,17 @@ from kingbus_node.demo.ports import NoFreePort, ReservedPort
 
 @pytest.fixture
 def few(monkeypatch: pytest.MonkeyPatch) -> range:
-    """Only the ports of a short range may be reserved."""
-    with closing(socket.socket()) as probe:
-        probe.bind(("127.0.0.1", 0))
-        first = probe.getsockname()[1]
+    """Only the ports of a short range may be reserved.
+
+    It is where nobody looks for a free port: neither the system, for who binds to port 0 or connects, nor those who
+    reserve one elsewhere.
+    """
+    for first in random.sample(range(5_000, ports._RANGE.start), 1_000):
+        with closing(socket.socket()) as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", first))
+            break
+    else:
+        pytest.fail("a thousand ports are taken")
     found = range(first, first + 1)
     monkeypatch.setattr(ports, "_RANGE", found)
     return found

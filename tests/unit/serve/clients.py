@@ -7,6 +7,7 @@ import socket
 import ssl
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -39,6 +40,10 @@ USERS = f"""
 - {{user: replica, password: {PASSWORD}, privileges: [REPLICATION SLAVE]}}
 - {{user: watcher, password: {PASSWORD}, privileges: [REPLICATION CLIENT]}}
 """
+
+
+# Nobody may run out of time by chance; a connection that says nothing ends by being aborted.
+PATIENT = Timeouts(connect=60, idle=60, write=60)
 
 
 class Keys:
@@ -83,7 +88,7 @@ class TestServer:
             neighbours=self.neighbours,
             unready=lambda: unready,
             dump=dump or self._note_dump,
-            timeouts=timeouts or Timeouts(connect=5, idle=30, write=5),
+            timeouts=timeouts or PATIENT,
             on_login=lambda facts, _: self.logins.append(facts.user),
         )
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -135,7 +140,11 @@ class TestServer:
 
     def raw(self) -> RawClient:
         """A socket that has read the greeting."""
-        return RawClient(socket.create_connection(("127.0.0.1", self.port), timeout=10))
+        return RawClient(socket.create_connection(("127.0.0.1", self.port), timeout=60))
+
+    def become_patient(self) -> None:
+        """Connections from now on have all the time that they need."""
+        self._server = replace(self._server, timeouts=PATIENT)
 
 
 if TYPE_CHECKING:
@@ -166,8 +175,8 @@ class Client(_Connection):
             database=database,
             ssl=client_context() if tls else None,
             ssl_disabled=not tls,
-            connect_timeout=10,
-            read_timeout=10,
+            connect_timeout=60,
+            read_timeout=60,
             defer_connect=True,
         )
         if default_auth is not None:

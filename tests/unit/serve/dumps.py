@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import struct
 import threading
@@ -227,7 +228,8 @@ class Served:
             except (MySQLError, DisconnectedError) as error:
                 client.raised.append(error)
                 if isinstance(error, MySQLError):
-                    channel.send_packet(b"\xff" + struct.pack("<H", error.code))
+                    with contextlib.suppress(DisconnectedError):  # the client may leave before it is told
+                        channel.send_packet(b"\xff" + struct.pack("<H", error.code))
             finally:
                 channel.close()
 

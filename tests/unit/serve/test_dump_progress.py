@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import struct
 import threading
@@ -94,7 +95,8 @@ def serve_in_thread(
         except DisconnectedError:
             pass
         except MySQLError as refusal:
-            channel.send_packet(err_packet(refusal))
+            with contextlib.suppress(DisconnectedError):  # the client may leave before it is told
+                channel.send_packet(err_packet(refusal))
         channel.close()
 
     thread = threading.Thread(target=run)
@@ -137,10 +139,11 @@ def test_a_slow_client_has_what_was_sent_to_it(stream: Stream) -> None:
 
 def test_what_was_purged_under_a_slow_client_cannot_be_told(stream: Stream) -> None:
     stream.read_a_little()
+    dump = stream.dump  # if it stood still before it read on, the purge ends it
     entry = stream.log.purge_entry(FILES)
     stream.log.commit(stream.log.append([entry], 1))
-    assert stream.log.first_index > stream.dump.index + 1
-    assert stream.dump.gtid_sent() == ""
+    assert stream.log.first_index > dump.index + 1
+    assert dump.gtid_sent() == ""
 
 
 @pytest.mark.parametrize(

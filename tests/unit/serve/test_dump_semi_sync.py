@@ -119,8 +119,10 @@ def test_acknowledgements_are_counted_and_say_how_far_the_replica_is(tmp_path: P
             dump = client.dump
             packet = b"\xef" + struct.pack("<Q", 777) + b"binlog.000001"
             client.sock.sendall(len(packet).to_bytes(3, "little") + b"\0" + packet)
-            wait_until(lambda: dump.acknowledged.count == 1, 30, "the acknowledgement")
-            assert (dump.acknowledged.file, dump.acknowledged.position) == ("binlog.000001", 777)
+            told = dump.acknowledged  # noted part by part, the count first
+            wait_until(
+                lambda: (told.count, told.file, told.position) == (1, "binlog.000001", 777), 60, "the acknowledgement"
+            )
             dump.request_stop(StopReason.SHUTDOWN)
             end = client.packet()
             assert end is not None
