@@ -37,7 +37,7 @@ from typing import Final
 import yaml
 
 from kingbus_node.serve.privileges import ALL, Privilege, Privileges, privileges_of
-from kingbus_node.util.files import stamp
+from kingbus_node.util.files import Stamp, stamp
 from kingbus_node.wire.auth import Account, Plugin, Sha2Stored, native_hash, sha2_digest
 
 _log = logging.getLogger(__name__)
@@ -237,8 +237,9 @@ class Users:
         """Reads the file. Raises `UsersError`."""
         self._path = path
         self._lock = threading.Lock()
-        self._accounts, self._files = load_users(path)
-        self._seen = stamp(self._files)
+        self._files: tuple[Path, ...] = (path,)
+        self._accounts, self._seen = self._load()
+        self._trouble = ""
         self._checked = time.monotonic()
 
     def find(self, user: str) -> User | None:
@@ -253,19 +254,31 @@ class Users:
         if now - self._checked < _CHECK_SECONDS:
             return
         self._checked = now
-        found = stamp(self._files)
-        if found == self._seen:
+        if self._seen == stamp(self._files):
+            self._trouble = ""
             return
-        self._seen = found
         try:
-            accounts, self._files = load_users(self._path)
-        except UsersError as problem:
-            _log.error("the users stay as they were: %s", problem)
+            accounts, self._seen = self._load()
+        except UsersError as problem:  # tried again next time: what is missing may be a file that is not watched yet
+            if str(problem) != self._trouble:
+                _log.error("the users stay as they were: %s", problem)
+            self._trouble = str(problem)
             return
+        self._trouble = ""
         for user, account in accounts.items():
             old = self._accounts.get(user)
             if old is not None and old.sha2_stored == account.sha2_stored and account.sha2 is None:
                 account.sha2 = old.sha2  # what full authentication has proven stays proven
         self._accounts = accounts
-        self._seen = stamp(self._files)
         _log.info("read %d users from %s", len(accounts), self._path)
+
+    def _load(self) -> tuple[dict[str, User], Stamp]:
+        """The accounts, and what their files were like before they were read: a file that changes meanwhile is read
+        again. Which files those are is known after a first look. Raises `UsersError`.
+        """
+        while True:
+            seen = stamp(self._files)
+            accounts, files = load_users(self._path)
+            if files == self._files:
+                return accounts, seen
+            self._files = files

@@ -48,9 +48,8 @@ from kingbus_node.wire.errors import ErrorCode, MySQLError, error, shutting_down
 _log = logging.getLogger(__name__)
 
 _REPORT_SECONDS: Final = 1.0
-_ASK_SECONDS: Final = 2.0
+_ASK_SECONDS: Final = 10.0
 _PURGE_SECONDS: Final = 40.0
-_SOURCE_SECONDS: Final = 10.0
 _DRAIN_SECONDS: Final = 8.0
 _DRAIN_STEP_MS: Final = 20
 _LOOK_MS: Final = 1000  # how late a signal to this process alone is noticed
@@ -324,8 +323,12 @@ class Worker:
         except ControlClosedError:
             _log.debug("the core process is gone: %s not told", message.get("op"))
 
-    def ask(self, what: str, seconds: float = _ASK_SECONDS, **more: Json) -> Message | None:
-        """Ask the core something; None when it does not answer in time."""
+    def ask(self, what: str, seconds: float = _ASK_SECONDS, *, late: str = "try again", **more: Json) -> Message:
+        """Ask the core something.
+
+        :param late: for people: what there is to know when it does not answer in time
+        :raises MySQLError: it does not; that is no answer, least of all that there is nothing
+        """
         number = next(self._ask_numbers)
         event, answers = threading.Event(), list[Message]()
         self._asked[number] = (event, answers)
@@ -334,7 +337,9 @@ class Worker:
             event.wait(seconds)
         finally:
             del self._asked[number]
-        return answers[0] if answers else None
+        if not answers:
+            raise error(ErrorCode.UNKNOWN_ERROR, f"The node's core process did not answer within {seconds:g} s: {late}")
+        return answers[0]
 
 
 class _Neighbours:
@@ -344,15 +349,13 @@ class _Neighbours:
         self._worker = worker
 
     def replicas(self) -> Sequence[ConnectedReplica]:
-        answer = self._worker.ask("replicas") or {}
-        rows = answer.get("rows")
+        rows = self._worker.ask("replicas").get("rows")
         found = [replica_from_json(row) for row in rows] if isinstance(rows, list) else []
         return [replica for replica in found if replica is not None]
 
     def processes(self) -> Sequence[Process]:
         own = self._worker.own_processes()
-        answer = self._worker.ask("processes") or {}
-        rows = answer.get("rows")
+        rows = self._worker.ask("processes").get("rows")
         for row in rows if isinstance(rows, list) else []:
             process = process_from_json(row)
             if process is not None:
@@ -362,12 +365,12 @@ class _Neighbours:
     def kill(self, connection_id: int) -> bool:
         if self._worker.kill_own(connection_id):
             return True
-        return bool((self._worker.ask("kill", id=connection_id) or {}).get("found"))
+        late = "the connection may still be ended"
+        return bool(self._worker.ask("kill", late=late, id=connection_id).get("found"))
 
     def purge(self, to_file: str | None, before: float | None) -> PurgeOutcome | None:
-        answer = self._worker.ask("purge", _PURGE_SECONDS, to=to_file, before=before)
-        if answer is None:
-            raise error(ErrorCode.UNKNOWN_ERROR, "The purge goes on, but has not been committed yet")
+        late = "the purge goes on, but has not been committed yet"
+        answer = self._worker.ask("purge", _PURGE_SECONDS, late=late, to=to_file, before=before)
         if answer.get("unknown"):
             raise error(ErrorCode.UNKNOWN_TARGET_BINLOG, "Target log not found in binlog index")
         if problem := text_of(answer, "problem"):
@@ -379,7 +382,7 @@ class _Neighbours:
                 return None
 
     def source_status(self) -> dict[str, str | int | None]:
-        status = (self._worker.ask("source", _SOURCE_SECONDS) or {}).get("status")
+        status = self._worker.ask("source").get("status")
         if not isinstance(status, dict):
             return {}
         return {key: value for key, value in status.items() if value is None or isinstance(value, str | int)}

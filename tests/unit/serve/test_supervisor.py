@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -133,8 +134,7 @@ def test_connections_are_spread_over_the_workers_and_known_to_all(node: Node) ->
     clients = [node.connect() for _ in range(4)]
     until(lambda: len(rows(clients[0], "SHOW PROCESSLIST")) == 4, "all logins to be known")
     assert {client.id for client in clients} == {1, 2, 3, 4}
-    # A worker whose question the core does not answer in two seconds tells of its own connections only.
-    until(lambda: {row[0] for row in rows(clients[3], "SHOW PROCESSLIST")} == {1, 2, 3, 4}, "them to be known there")
+    assert {row[0] for row in rows(clients[3], "SHOW PROCESSLIST")} == {1, 2, 3, 4}
     for client in clients:
         client.close()
     until(lambda: node.supervisor.connections() == 0, "the connections to end")
@@ -151,8 +151,7 @@ def test_a_dump_streams_what_comes_and_is_reported(node: Node) -> None:
     assert replica.answer()[0] == 0
     until(lambda: node.replicas()[0].position > before, "the report of its progress")
     with node.connect() as other:
-        shown = [(2, "my-own", 12345, 101, REPLICA)]
-        until(lambda: rows(other, "SHOW REPLICAS") == shown, "the core to answer the worker in time")
+        assert rows(other, "SHOW REPLICAS") == [(2, "my-own", 12345, 101, REPLICA)]
     replica.close()
     until(lambda: node.replicas() == [], "the dump to end")
 
@@ -170,21 +169,11 @@ def test_the_same_replica_ends_its_older_dump_in_whichever_worker(node: Node) ->
 
 
 def test_kill_reaches_a_connection_in_another_worker(node: Node) -> None:
-    def killed() -> bool:
-        """False: the core did not answer the worker in two seconds, which then knows of no such connection."""
-        until(lambda: node.supervisor.connections() == 0, "the connections of an earlier try to be gone")
-        with node.connect() as one, node.connect() as two:
-            try:
-                two.end(one.id)
-            except pymysql.MySQLError as refused:
-                if refused.args != (1094, f"Unknown thread id: {one.id}"):
-                    raise
-                return False
-            return ended(one)
-
-    until(killed, "a KILL to be answered in time")
-    with node.connect() as client, pytest.raises(pymysql.MySQLError, match="Unknown thread id: 4711"):
-        client.end(4711)
+    one, two = node.connect(), node.connect()
+    two.end(one.id)
+    assert ended(one)
+    with pytest.raises(pymysql.MySQLError, match="Unknown thread id: 4711"):
+        two.end(4711)
     replica = node.dump()
     until(node.replicas, "the dump's report")
     assert node.supervisor.kill(replica.id)
@@ -209,6 +198,34 @@ def test_a_worker_that_dies_takes_only_its_own_connections_and_comes_back(node: 
     until(lambda: node.supervisor.workers_ready() == 2, "another worker")
     assert len(set(workers()) - set(before)) == 1
     node.connect().close()
+
+
+def test_a_core_that_does_not_answer_is_not_taken_for_one_that_knows_of_nothing(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clients = [node.connect() for _ in range(3)]
+    take = Supervisor._take
+
+    def deaf(supervisor: Supervisor, worker: object, message: dict[str, object]) -> None:
+        if message["op"] != "ask":
+            take(supervisor, worker, message)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Supervisor, "_take", deaf)
+
+    def told(client: Client, statement: str) -> str:
+        with pytest.raises(pymysql.MySQLError) as refused:
+            rows(client, statement)
+        return str(refused.value)
+
+    statements = ["SHOW PROCESSLIST", "SHOW REPLICAS", "KILL 4711"]
+    with ThreadPoolExecutor() as pool:
+        found = list(pool.map(told, clients, statements))
+    late = "The node's core process did not answer within 10 s:"
+    assert found == [
+        f'(1105, "{late} {hint}")' for hint in ("try again", "try again", "the connection may still be ended")
+    ]
+    monkeypatch.setattr(Supervisor, "_take", take)
+    assert len(rows(clients[0], "SHOW PROCESSLIST")) == 3
 
 
 def answers(client: Client) -> bool:

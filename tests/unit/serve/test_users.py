@@ -169,6 +169,42 @@ def test_a_mistake_leaves_the_old_users_in_force(
     assert watched.digest() == sha2_digest(b"new")
 
 
+def test_a_file_that_is_named_before_it_is_there_counts_once_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    watched = Watched(tmp_path, monkeypatch)
+    watched.write("- {user: repl, password_file: later}")
+    assert watched.digest() == watched.digest() == sha2_digest(b"one")
+    assert [record.levelname for record in caplog.records] == ["ERROR"]
+    (tmp_path / "later").write_text("two")
+    assert watched.digest() == sha2_digest(b"two")
+
+
+@pytest.mark.parametrize("file", ["users.yaml", "pw"])
+def test_a_file_that_changes_while_it_is_read_is_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str
+) -> None:
+    watched = Watched(tmp_path, monkeypatch)
+
+    def load_late(path: Path) -> tuple[dict[str, User], tuple[Path, ...]]:
+        """Something happens before what was read is put to use."""
+        loaded = load_users(path)
+        if file == "pw":
+            (tmp_path / "pw").write_text("third")
+        else:
+            watched.write("- {user: repl, password: third, require_tls: true}")
+        return loaded
+
+    monkeypatch.setattr(module, "load_users", load_late)
+    watched.write("- {user: repl, password_file: pw, privileges: [PROCESS]}")
+    assert watched.digest() in (sha2_digest(b"one"), sha2_digest(b"third"))
+    monkeypatch.setattr(module, "load_users", load_users)
+    account = watched.users.find("repl")
+    assert account is not None
+    assert (account.sha2, account.require_tls) == (sha2_digest(b"third"), file == "users.yaml")
+    assert watched.users.find("repl") is account, "it is read once"
+
+
 def test_what_full_authentication_has_proven_survives_a_reload(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     watched = Watched(tmp_path, monkeypatch)
     watched.write(f"- {{user: s, auth_string: '{STORED}'}}")
