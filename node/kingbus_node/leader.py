@@ -218,7 +218,8 @@ class LeaderWork:
 
     def status(self) -> SourceStatus:
         """How it stands with the source; the totals are over all reigns."""
-        reader, past = self._reader, self._past
+        with self._changed:  # or one reader might count twice
+            reader, past = self._reader, self._past
         now = reader.status()
         return replace(
             now,

@@ -21,7 +21,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import partial
 from typing import Final, Protocol
@@ -109,6 +109,15 @@ class SourceStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class _Standing:
+    """Of `SourceStatus` what belongs together: one object, for who reads it must not see half of a change."""
+
+    state: SourceState
+    error: str | None = None
+    missing: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class _Failure:
     """Why an endpoint is not read from, since the last connection to any."""
 
@@ -174,9 +183,7 @@ class SourceReader:
         self._socket: socket.socket | None = None
         # What `status` tells; written by the thread.
         self._counters = Counters()
-        self._state = SourceState.STOPPED
-        self._error: str | None = None
-        self._missing: str | None = None
+        self._standing = _Standing(SourceState.STOPPED)
         self._endpoint = settings.endpoints[0]
         self._facts: SourceFacts | None = None
         self._batcher: Batcher | None = None
@@ -199,7 +206,7 @@ class SourceReader:
                 return
             self._stopping.clear()
             self._stop_signal.clear()
-            self._state = SourceState.CONNECTING
+            self._standing = replace(self._standing, state=SourceState.CONNECTING)
             self._thread = threading.Thread(target=self._run, name="source-reader", daemon=True)
             self._thread.start()
 
@@ -233,13 +240,13 @@ class SourceReader:
 
     def status(self) -> SourceStatus:
         """How it goes. For any thread."""
-        facts, batcher, counters = self._facts, self._batcher, self._counters
+        standing, facts, batcher, counters = self._standing, self._facts, self._batcher, self._counters
         file, position = batcher.place if batcher is not None else (None, None)
-        connected = self._state is SourceState.CONNECTED
+        connected = standing.state is SourceState.CONNECTED
         return SourceStatus(
-            state=self._state,
-            error=self._error,
-            missing=self._missing,
+            state=standing.state,
+            error=standing.error,
+            missing=standing.missing,
             endpoint=self._endpoint,
             version=None if facts is None else facts.version,
             identity=None if facts is None else facts.identity,
@@ -249,7 +256,7 @@ class SourceReader:
             warnings=() if facts is None else facts.warnings,
             file=file or None,
             position=position if file else None,
-            lag_seconds=self._lag(),
+            lag_seconds=self._lag(connected),
             events=counters.events,
             bytes=counters.bytes,
             transactions=counters.transactions,
@@ -257,11 +264,11 @@ class SourceReader:
             acks=self._acks,
         )
 
-    def _lag(self) -> float | None:
+    def _lag(self, connected: bool) -> float | None:
         facts, heard = self._facts, self._heard
         if facts is None or heard is None:
             return None
-        if self._state is not SourceState.CONNECTED:
+        if not connected:
             return time.monotonic() - heard
         if self._all_here or not self._counters.timestamp:
             return 0.0
@@ -272,6 +279,7 @@ class SourceReader:
     def _run(self) -> None:
         backoff = Backoff(self._settings.retry.initial, self._settings.retry.max)
         turn = 0
+        error: str | None = None
         try:
             while not self._stopping.is_set():
                 self._endpoint = self._settings.endpoints[turn]
@@ -287,15 +295,13 @@ class SourceReader:
                         backoff.reset()
                 if turn == 0:
                     self._stop_signal.wait(backoff.next())
-            self._error = None
         except NotLeaderError:
             logger.info("the source is not read by this node any more: it does not lead")
-            self._error = None
-        except ConsensusError as error:
-            logger.info("the source is not read any more: %s", error)
-            self._error = str(error)
+        except ConsensusError as problem:
+            logger.info("the source is not read any more: %s", problem)
+            error = str(problem)
         finally:
-            self._state = SourceState.STOPPED
+            self._standing = replace(self._standing, state=SourceState.STOPPED, error=error)
             self._on_end()
 
     def _round(self) -> bool:
@@ -335,9 +341,11 @@ class SourceReader:
         self._failures[self._endpoint] = failure
         known = [(one, self._failures[one]) for one in self._settings.endpoints if one in self._failures]
         refused = [one for _, one in known if one.state is SourceState.REFUSED]
-        self._state = SourceState.REFUSED if refused else state
-        self._error = "; ".join(f"{one}: {what.text}" if len(known) > 1 else what.text for one, what in known)
-        self._missing = next((one.missing for one in refused if one.missing), None)
+        self._standing = _Standing(
+            SourceState.REFUSED if refused else state,
+            "; ".join(f"{one}: {what.text}" if len(known) > 1 else what.text for one, what in known),
+            next((one.missing for one in refused if one.missing), None),
+        )
 
     def _session(self, endpoint: Address) -> None:
         """Ends with an exception, always."""
@@ -486,11 +494,11 @@ class SourceReader:
 
     def _arrived(self, batcher: Batcher) -> None:
         """The dump has begun."""
-        if self._state is SourceState.CONNECTED:
+        if self._standing.state is SourceState.CONNECTED:
             return
         self._connections += 1
         self._failures.clear()
-        self._state, self._error, self._missing = SourceState.CONNECTED, None, None
+        self._standing = _Standing(SourceState.CONNECTED)
         facts = self._facts
         if facts is not None:
             logger.info(

@@ -163,6 +163,27 @@ def test_a_source_that_cannot_be_ours_is_refused_until_it_can(
     assert reader.status().error is None
 
 
+def test_nobody_sees_half_of_a_change(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A refusal without its reason, or a connection with one, would be told to people as it is."""
+    seen: set[tuple[SourceState, str | None]] = set()
+
+    def set_and_look(reader: SourceReader, name: str, value: object) -> None:
+        object.__setattr__(reader, name, value)
+        told = reader.status()
+        seen.add((told.state, told.error))
+
+    setup.source.variables = {"gtid_mode": "OFF"}
+    reader = setup.started()
+    monkeypatch.setattr(SourceReader, "__setattr__", set_and_look, raising=False)
+    eventually(lambda: reader.status().state is SourceState.REFUSED, "a refusal")
+    reason = reader.status().error
+    setup.source.variables = {}
+    eventually(is_connected(reader), "a connection")
+    assert reason is not None
+    assert seen <= {(SourceState.CONNECTING, None), (SourceState.REFUSED, reason), (SourceState.CONNECTED, None)}
+    assert (SourceState.CONNECTED, None) in seen
+
+
 def test_a_source_with_another_binlog_format_is_read_with_a_warning(setup: Setup) -> None:
     setup.source.variables = {"binlog_format": "MIXED"}
     reader = setup.started()
