@@ -67,7 +67,7 @@ def test_a_source_connection_cut_inside_one_huge_transaction_passes_in_the_end(p
     proxy.cut_now()
     workload.blobs((40_000_000, 10))
     chain.converge(replica)
-    assert proxy.cut_count == 5
+    wait_until(lambda: proxy.cut_count == 5, 60, "all cuts", found=lambda: str(proxy.cut_count))
     assert_files_equal(chain)
 
 

@@ -24,6 +24,7 @@ from servers.workload import PACKET_LIMIT, Workload
 from kingbus_node.binlog.constants import HEADER_LENGTH, EventFlag, EventType, type_name
 from kingbus_node.binlog.gtid import GtidSet
 from kingbus_node.demo.instance import text
+from kingbus_node.demo.node_process import Settings
 from kingbus_node.demo.replication import executed
 from kingbus_node.demo.servers import Flavor
 
@@ -45,7 +46,9 @@ class Request:
 def _chain(pool: Pool, flavor: Flavor) -> Chain:
     source = pool.server(SOURCE[flavor])
     workload = Workload(source).create()
-    node = pool.node(source, {"serve": {"server_id": source.server_id}})
+    # Every answer is compared: none may be that the machine was too busy for the node to know that it is up to date.
+    settings: Settings = {"serve": {"server_id": source.server_id}, "raft": {"isolation_timeout": "60s"}}
+    node = pool.node(source, settings)
     workload.event_sizes((PACKET_LIMIT - 2, PACKET_LIMIT - 1, PACKET_LIMIT))  # in the first file: most dumps skip it
     workload.flush_logs()
     for _ in range(2):

@@ -102,10 +102,11 @@ def test_huge_blobs_arrive_and_memory_stays_bounded(chain: Chain) -> None:
     chain.converge(live)
     chain.converge(chain.replica(BY_FILE))
     # Measured: 205 MiB for the core, 55 for a worker, the same with 64 and with 500 MiB.
-    core, *workers = sorted(peak_memory(chain.node).items())
-    assert core[1] < 300 * 2**20
-    assert workers
-    assert all(peak < 120 * 2**20 for _, peak in workers)
+    peaks = peak_memory(chain.node)
+    core = peaks.pop(chain.node.pid)  # a worker may have a smaller number: they begin anew some time
+    assert core < 300 * 2**20
+    assert peaks
+    assert all(peak < 120 * 2**20 for peak in peaks.values())
 
 
 def test_a_source_that_compresses_all_transactions_is_followed(pool: Pool, reads: Reads) -> None:

@@ -10,6 +10,7 @@ from servers.compatibility import Reads
 from servers.fixtures import Pool
 from servers.semi_sync import OPTIONS, clients, variable, wait_without_replicas
 
+from kingbus_node.demo.instance import Server
 from kingbus_node.demo.replication import executed
 from kingbus_node.demo.servers import Flavor
 from kingbus_node.demo.waiting import wait_until
@@ -21,8 +22,18 @@ ROUNDS = 5
 def synchronous(pool: Pool, flavor: Flavor) -> Chain:
     """A chain whose source waits for its node, once the node is there, for ever."""
     chain = Chain.start(pool, flavor, options=OPTIONS[flavor], settings={"source": {"semi_sync": True}})
-    wait_until(lambda: clients(chain.source) == 1, 30, "the node as semi-sync replica")
+    wait_for_node(chain.source)
     return chain
+
+
+def wait_for_node(source: Server) -> None:
+    """Until commits wait: the node is there, and has acknowledged what there was; before that MySQL lets them by."""
+    wait_until(
+        lambda: clients(source) == 1 and variable(source, "status") == "ON",
+        60,
+        "the node as semi-sync replica that has caught up",
+        found=lambda: f"{clients(source)} replicas, semi-sync {variable(source, 'status')}",
+    )
 
 
 def test_every_commit_is_acknowledged(synchronous: Chain, reads: Reads) -> None:
@@ -45,7 +56,7 @@ def test_what_a_client_saw_committed_survives_the_loss_of_source_and_node(synchr
         synchronous.node.start()
         assert synchronous.node.executed() == gtids
         synchronous.source.start()
-        wait_until(lambda: clients(synchronous.source) == 1, 30, "the node as semi-sync replica")
+        wait_for_node(synchronous.source)
 
 
 def test_a_commit_waits_until_the_node_has_it(synchronous: Chain) -> None:

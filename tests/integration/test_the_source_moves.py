@@ -96,7 +96,8 @@ def test_the_source_is_switched_to_a_promoted_replica_and_replicas_notice_nothin
     chain.converge(replica)
     before = served_names(chain.node)
     second = copy_of(chain.source, chain.pool)
-    connections = replica_connections(chain.node)
+    # The workers tell the core of their replicas a moment after these have begun.
+    connections = wait_until(lambda: replica_connections(chain.node), 60, "the replica to be told of")
 
     promote(second)
     done = kingbus(chain.node, "switch", f"127.0.0.1:{second.port}")

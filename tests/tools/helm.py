@@ -47,12 +47,14 @@ def _built() -> Path:
 def _build(program: Path) -> None:
     go = str(golang.ensure())
     program.parent.mkdir(parents=True, exist_ok=True)
-    environment = {**os.environ, "CGO_ENABLED": "0", "GOBIN": str(program.parent), "GOFLAGS": "-mod=mod"}
+    new = program.parents[1] / "new"  # Go may copy the program to its place, and `find` takes what is there for whole
+    environment = {**os.environ, "CGO_ENABLED": "0", "GOBIN": str(new), "GOFLAGS": "-mod=mod"}
     package = f"helm.sh/helm/v3/cmd/helm@v{VERSION}"
     command = [go, "install", "-trimpath", "-ldflags", "-s -w", package]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise ToolMissing(f"helm {VERSION} could not be built: {done.stderr.strip()[-2000:]}")
+    (new / program.name).replace(program)
 
 
 def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
