@@ -10,6 +10,9 @@ import pytest
 from servers.raw import Socket, dumping, file_command, gtid_command, read_packet
 
 from clients.conftest import Chains
+from kingbus_node.demo.instance import Server
+from kingbus_node.demo.servers import Flavor
+from kingbus_node.demo.waiting import wait_until
 
 pytestmark = pytest.mark.thorough
 
@@ -43,6 +46,12 @@ def last_words(port: int, command: bytes, statements: Sequence[str]) -> tuple[in
             return events, None if packet is None else packet.payload
 
 
+def checkpointed(source: Server, file: str) -> bool:
+    """Whether MariaDB has written the BINLOG_CHECKPOINT that it adds some time after it has begun a file."""
+    events = source.table(f"SHOW BINLOG EVENTS IN '{file}'")
+    return any(event["Event_type"] == "Binlog_checkpoint" and event["Info"] == file for event in events)
+
+
 @pytest.mark.parametrize(
     ("release", "by"),
     [
@@ -56,8 +65,10 @@ def test_the_older_connection_is_ended_with_the_words_of_a_real_source(release: 
     chain = chains(release)
     chain.workload.flush_logs()
     chain.workload.small(3)
-    chain.wait_node()
     file = chain.source.binary_logs()[-1]
+    if chain.source.flavor is Flavor.MARIADB:
+        wait_until(lambda: checkpointed(chain.source, file), 60, f"the checkpoint in {file}")
+    chain.wait_node()
     command = file_command(file, flags=0, server_id=4711)
     if "GTID" in by:
         command = gtid_command(NO_GTIDS, flags=0, server_id=4711)

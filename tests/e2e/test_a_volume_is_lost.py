@@ -11,11 +11,14 @@ def test_a_lost_volume_is_filled_from_the_others(running: Stage) -> None:
     leader = running.wait_settled(3)
     (lost, *_) = [pod for pod in running.pod_names() if pod != leader]
     claim = f"data-{lost}"
-    before = running.get("pvc", claim)
+    before, pods = running.get("pvc", claim), set(running.restarts())
 
     with running.load():
         kubectl("delete", "pvc", claim, "-n", running.where, "--wait=false")
         kubectl("delete", "pod", lost, "-n", running.where)
+        # Until the operator has looked, its status is still that of the pods that were there.
+        running.wait(lambda: len(set(running.restarts()) - pods) == 1, "the pod to be made again")
+        running.all_ready(3)
         running.wait_settled(3)
 
     after = running.get("pvc", claim)

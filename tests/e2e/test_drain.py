@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import pytest
 
 from e2e.world import PATIENCE, Refused, Release, Stage, kubectl
-from kingbus_operator.planning.observed import dig, number
+from kingbus_operator.planning.observed import dig
 
 
 @contextmanager
@@ -33,7 +33,7 @@ def test_a_node_is_drained(running: Stage, release: Release) -> None:
         running.wait_settled(3)
 
     assert pods.fewest >= 2, "one pod at a time"
-    assert number(dig(running.get("pdb", "orders"), "status", "disruptionsAllowed")) == 1
+    running.wait(lambda: running.allowed_disruptions() == 1, "the budget to be whole again")
     release.scale(2)
 
 
@@ -45,8 +45,7 @@ def test_an_eviction_that_would_cost_the_quorum_is_refused(running: Stage) -> No
     kubectl("cordon", *nodes)
     try:
         kubectl("delete", "pod", away, "-n", running.where)
-        budget = ("status", "disruptionsAllowed")
-        running.wait(lambda: dig(running.get("pdb", "orders"), *budget) == 0, "the budget to be spent")
+        running.wait(lambda: running.allowed_disruptions() == 0, "the budget to be spent")
 
         for name in (other, leader):
             with pytest.raises(Refused, match="disruption budget"):
@@ -56,6 +55,7 @@ def test_an_eviction_that_would_cost_the_quorum_is_refused(running: Stage) -> No
     finally:
         kubectl("uncordon", *nodes)
     running.wait_settled(3)
+    running.wait(lambda: running.allowed_disruptions() == 1, "the budget to be whole again")
     running.evict(other)
     running.wait_settled(3)
     running.converges()

@@ -26,6 +26,8 @@ def test_the_leaders_process_is_killed(running: Stage, machine: Machine) -> None
     with running.load():
         machine.signal(pod, signal.SIGKILL)
         running.wait(lambda: running.served() not in (None, leader), "another leader to be served")
+        # The kubelet may notice later than the nodes do, and until then says of the pod that it is ready.
+        running.wait(lambda: running.restarts().get(str(dig(pod, "metadata", "uid"))) == 1, "another process")
         running.wait_settled(3)
 
     now = running.get("pod", leader)

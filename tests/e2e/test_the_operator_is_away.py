@@ -28,6 +28,8 @@ def test_operators_killed_twice_during_a_scale_up(running: Stage, release: Relea
         for _ in range(2):
             pods = release.pods()
             assert len(pods) == 2
+            # One of them works again; the other one's container may still be on its way.
+            running.wait(lambda pods=pods: all(map(machine.runs, pods)), "both operators to run")  # type: ignore[misc]
             for pod in pods:
                 machine.signal(pod, signal.SIGKILL)
                 kills += 1
@@ -46,14 +48,15 @@ def test_a_failover_without_an_operator(running: Stage, release: Release, machin
     try:
         with running.load():
             for _ in range(ROUNDS):
-                pod, term = running.get("pod", str(running.served())), running.term()
                 running.all_ready(3)
+                pod, term = running.get("pod", str(running.served())), running.term()
                 machine.signal(pod, signal.SIGKILL)
                 running.wait(lambda term=term: running.term() > term, "the Service to name another leader")  # type: ignore[misc]
                 running.catch_up()
-                elected = running.elected(running.term())
+                now = running.term()
+                elected = running.elected(now)
                 reached = next(time for time in connected(running.replicas[0]) if time > elected)
-                names.append((running.named(running.term()) - elected).total_seconds())
+                names.append((running.named(now) - elected).total_seconds())
                 waits.append((reached - elected).total_seconds())
     finally:
         release.scale(2)

@@ -255,13 +255,18 @@ class Stage:
         return self._said(lambda entry: entry["message"] == message and entry.get("term") == term, f"{message}, {term}")
 
     def _said(self, is_it: Callable[[Json], bool], what: str) -> datetime:
-        for pod in self.pod_names():
-            for options in ([], ["--previous"]):
-                for line in told("logs", pod, "-n", self.where, *options).splitlines():
-                    entry: Json = json.loads(line) if line.startswith("{") else {"message": line}
-                    if is_it(entry):
-                        return datetime.fromisoformat(str(entry["time"]).replace("Z", "+00:00"))
-        raise AssertionError(f"no pod says: {what}\n{self.story()}")
+        """When a pod said so. It may do that a moment after others see what it speaks of."""
+
+        def found() -> datetime | None:
+            for pod in self.pod_names():
+                for options in ([], ["--previous"]):
+                    for line in told("logs", pod, "-n", self.where, *options).splitlines():
+                        entry: Json = json.loads(line) if line.startswith("{") else {"message": line}
+                        if is_it(entry):
+                            return datetime.fromisoformat(str(entry["time"]).replace("Z", "+00:00"))
+            return None
+
+        return self.wait(found, f"a pod to say: {what}")
 
     def term(self) -> int:
         """The term of the leader that the leader Service names."""
@@ -300,6 +305,10 @@ class Stage:
         """Cuts them off."""
         for connection in self.dumps():
             self.source.sql(f"KILL {connection}")
+
+    def allowed_disruptions(self) -> int:
+        """How many pods may be evicted now, by the disruption controller, which counts ready pods a moment later."""
+        return number(dig(self.get("pdb", self.name), "status", "disruptionsAllowed"))
 
     def evict(self, pod: str) -> None:
         """As a drain does. Refused."""
@@ -445,6 +454,11 @@ class Machine:
 
     def processes(self, pod: Json) -> list[int]:
         """Of a pod's containers, oldest first; the one that only holds the pod's namespaces is left out."""
+        found = self._processes(pod)
+        assert found, f"no process of pod {dig(pod, 'metadata', 'uid')} is on this machine"
+        return found
+
+    def _processes(self, pod: Json) -> list[int]:
         uid = str(dig(pod, "metadata", "uid"))
         written = (uid, uid.replace("-", "_"))  # systemd's cgroups have no hyphens in names
         found: list[tuple[int, int]] = []
@@ -458,7 +472,6 @@ class Machine:
                     found.append((int(began), int(entry.name)))
             except (FileNotFoundError, ProcessLookupError):
                 continue
-        assert found, f"no process of pod {uid} is on this machine"
         return [pid for _, pid in sorted(found)]
 
     @contextmanager
@@ -485,6 +498,10 @@ class Machine:
         finally:
             for pid in servers:
                 os.kill(pid, signal.SIGCONT)
+
+    def runs(self, pod: Json) -> bool:
+        """Whether a container of the pod has a process."""
+        return bool(self._processes(pod))
 
     def signal(self, pod: Json, number: int) -> None:
         """Sends a signal to all processes of a pod; some of them may end with the first."""

@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from kingbus_node.demo.ports import ReservedPort
 from kingbus_operator.kube.credentials import Credentials
 from kube.binaries import Binaries
 
@@ -57,7 +58,10 @@ class ControlPlane:
 def control_plane(binaries: Binaries, folder: Path) -> Iterator[ControlPlane]:
     """Runs one while the context lasts."""
     admin_pem = _pki(folder)
-    etcd_port, peer_port, port = _free_ports(3)
+    # Kept for as long as this lasts: while the API server is stopped, a client's connection could take a port of the
+    # range of outgoing ones.
+    ports = [ReservedPort() for _ in range(3)]
+    etcd_port, peer_port, port = (reserved.number for reserved in ports)
     etcd = [
         str(binaries.etcd),
         f"--data-dir={folder / 'etcd'}",
@@ -126,14 +130,6 @@ def _wait_ready(credentials: Credentials, server: subprocess.Popen[bytes], log: 
         if server.poll() is not None or time.monotonic() > end:
             raise AssertionError(f"kube-apiserver is not ready: {log.read_text()[-3000:]}")
         time.sleep(0.1)
-
-
-def _free_ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [int(listener.getsockname()[1]) for listener in sockets]
-    for listener in sockets:
-        listener.close()
-    return ports
 
 
 def _pki(folder: Path) -> tuple[str, str]:

@@ -6,12 +6,14 @@ from pathlib import Path
 
 import yaml
 
+from kingbus_operator.api import KIND
 from kingbus_operator.api.types import Json
 from kingbus_operator.kube import client
 from kingbus_operator.kube.client import Api, ApiError, path
 from kingbus_operator.kube.credentials import Credentials
 from kingbus_operator.planning.observed import dig
 from kube.cluster import ControlPlane
+from kube.world import until_allowed
 
 MANIFESTS = Path(__file__).parents[2] / "deploy" / "kustomize"
 NAMESPACE = "kingbus-system"
@@ -34,7 +36,20 @@ async def operator_account(plane: ControlPlane) -> Credentials:
         request: Json = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {}}
         where = path("ServiceAccount", NAMESPACE, account, "token")
         made = await api._call("POST", where, {}, request)
-    return plane.as_token(str(dig(made, "status", "token")))
+    credentials = plane.as_token(str(dig(made, "status", "token")))
+    await until_operator(credentials)
+    return credentials
+
+
+async def until_operator(account: Credentials) -> None:
+    """Waits until the account has its rights: one question for each role that it is bound to."""
+    async with Api(account) as api:
+        await until_allowed(
+            api,
+            (KIND, "default", "any"),
+            ("StorageClass", None, "any"),
+            ("Lease", NAMESPACE, "kingbus-operator"),
+        )
 
 
 def _documents() -> list[Json]:
@@ -44,4 +59,4 @@ def _documents() -> list[Json]:
     return found
 
 
-__all__ = ["NAMESPACE", "ApiError", "operator_account"]
+__all__ = ["NAMESPACE", "ApiError", "operator_account", "until_operator"]

@@ -188,9 +188,11 @@ class Pods:
         return False
 
     def _tell(self, pid: int) -> None:
-        environment = dict(
-            entry.split("=", 1) for entry in Path(f"/proc/{pid}/environ").read_text().split("\0") if "=" in entry
-        )
+        try:
+            entries = Path(f"/proc/{pid}/environ").read_text().split("\0")
+        except (FileNotFoundError, ProcessLookupError):
+            return  # it has ended by itself meanwhile
+        environment = dict(entry.split("=", 1) for entry in entries if "=" in entry)
         hook = [sys.executable, "-m", "kingbus_node.kube.prestop"]
         with (self.folder / "prestop.log").open("ab") as log:
             command = ["nsenter", "--mount", f"--target={pid}", f"--wd={Path.cwd()}", *hook]

@@ -19,7 +19,7 @@ from kingbus_operator.shell.observe import values
 from kingbus_operator.shell.reconcile import Fenced, Reconciler, Settings
 from kube.installed import operator_account
 from kube.players import FakeNodes, kubelet, statefulset_controller
-from kube.world import Namespace, changed, plain
+from kube.world import Namespace, changed, plain, until_allowed
 
 PARTS = [
     ("ServiceAccount", "orders"),
@@ -379,6 +379,7 @@ def test_a_pods_account_may_change_its_own_leader_service_and_nothing_else(names
             token = str(dig(await it.admin._call("POST", where, {}, request), "status", "token"))
             touch: Json = {"metadata": {"annotations": {"x": "y"}}}
             async with Api(namespace.plane.as_token(token)) as pod:
+                await until_allowed(pod, ("Service", namespace.name, "orders"))
                 assert await pod.get("Service", namespace.name, "orders") is not None
                 await pod.merge_patch("Service", namespace.name, "orders", touch)
                 for kind in PLURALS:

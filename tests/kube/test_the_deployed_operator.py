@@ -6,6 +6,7 @@ process with the arguments and the environment of its Deployment, as its own Ser
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import subprocess
@@ -28,6 +29,7 @@ from kingbus_operator.kube.client import Api, ApiError
 from kingbus_operator.kube.credentials import Credentials
 from kingbus_operator.planning.observed import dig
 from kube.cluster import ControlPlane
+from kube.installed import until_operator
 from kube.world import Namespace, plain
 
 KUSTOMIZE = Path(__file__).parents[2] / "deploy" / "kustomize"
@@ -80,7 +82,9 @@ def account(installed: Namespace) -> Credentials:
         request: Json = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {}}
         return str(dig(await api._call("POST", where, body=request), "status", "token"))
 
-    return installed.plane.as_token(installed.run(token))
+    credentials = installed.plane.as_token(installed.run(token))
+    asyncio.run(until_operator(credentials))
+    return credentials
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,13 +17,13 @@ from kingbus_node.raft.api import Leadership
 from kingbus_operator.kube.client import Api, path
 from kingbus_operator.planning.observed import dig
 from kube.test_reconciling import scene
-from kube.world import Namespace
+from kube.world import Namespace, until_allowed
 
 _DEADLINE = 60.0
 
 
 @pytest.fixture
-def pod_api(namespace: Namespace, tmp_path: Path) -> ServiceApi:
+def pod_api(namespace: Namespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ServiceApi:
     """What a pod of the cluster `orders` has: its account's token, mounted; the operator has made all objects."""
 
     async def story() -> str:
@@ -31,8 +31,13 @@ def pod_api(namespace: Namespace, tmp_path: Path) -> ServiceApi:
             await it.settle(2)
             request: Json = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {}}
             where = path("ServiceAccount", namespace.name, "orders", "token")
-            return str(dig(await it.admin._call("POST", where, {}, request), "status", "token"))
+            token = str(dig(await it.admin._call("POST", where, {}, request), "status", "token"))
+            async with Api(namespace.plane.as_token(token)) as pod:
+                await until_allowed(pod, ("Service", namespace.name, "orders"))
+            return token
 
+    # A node that gets no answer tries again; most tests here ask just once, of an API server on a busy machine.
+    monkeypatch.setattr("kingbus_node.kube.api._TIMEOUT", _DEADLINE)
     (tmp_path / "token").write_text(asyncio.run(story()))
     assert namespace.plane.admin.ca_data is not None
     (tmp_path / "ca.crt").write_text(namespace.plane.admin.ca_data)

@@ -6,6 +6,7 @@ import asyncio
 import copy
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import TypeVar
 
 import pytest
@@ -85,6 +86,25 @@ async def eventually(condition: Callable[[], Awaitable[bool]]) -> None:
     async with asyncio.timeout(_DEADLINE):
         while not await condition():
             await asyncio.sleep(0.05)
+
+
+async def until_allowed(api: Api, *wanted: tuple[str, str | None, str]) -> None:
+    """Waits until this account may read these: kind, namespace, name. Whether they are there does not matter.
+
+    An API server that has been told of a role or a binding goes by it a moment later, when a watch of its own tells it.
+    """
+
+    async def allowed() -> bool:
+        try:
+            for kind, namespace, name in wanted:
+                await api.get(kind, namespace, name)
+        except ApiError as error:
+            if error.status != HTTPStatus.FORBIDDEN:
+                raise
+            return False
+        return True
+
+    await eventually(allowed)
 
 
 def _learn_kinds() -> None:
