@@ -113,6 +113,11 @@ class ConnectionTable:
         connection = self._connections.get(connection_id)
         return None if connection is None else connection.worker
 
+    def user_of(self, connection_id: int) -> str:
+        """Who has logged in there; '' when nobody has yet, or there is no such connection."""
+        connection = self._connections.get(connection_id)
+        return "" if connection is None else connection.user
+
     def worker_gone(self, worker: int) -> None:
         """A worker has ended, and its connections with it."""
         for connection in [one for one in self._connections.values() if one.worker == worker]:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from decimal import Decimal
+from typing import Final
 
 from kingbus_node.serve.privileges import ALL, Privileges
 from kingbus_node.wire.commands import Registration
 
+MAX_TEXT: Final = 255
+"""Characters that are kept, for each connection, of what a client says of itself."""
 _LEADING_INTEGER = re.compile(rb"\s*[+-]?\d{1,20}")
 
 UserValue = bytes | int | Decimal | None
@@ -71,11 +74,13 @@ class SessionFacts:
 
     @property
     def replica_uuid(self) -> str | None:
-        """The replica's server_uuid in lower case (MySQL replicas SET it before they register)."""
+        """The replica's server_uuid in lower case (MySQL replicas SET it before they register); no more of it than
+        `MAX_TEXT`.
+        """
         uuid = self.text("replica_uuid", "slave_uuid")
-        return uuid.lower() if uuid else None
+        return uuid.lower()[:MAX_TEXT] if uuid else None
 
     @property
     def client_version(self) -> str:
         """The client library's version as its connect attributes say, '' when they do not."""
-        return self.attributes.get("_client_version", "")
+        return self.attributes.get("_client_version", "")[:MAX_TEXT]

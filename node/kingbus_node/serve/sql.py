@@ -50,7 +50,7 @@ from kingbus_node.serve.statements import (
 )
 from kingbus_node.serve.status import replica_status
 from kingbus_node.serve.variables import SystemVariables, VariableValue, shown
-from kingbus_node.serve.view import Neighbours, ServerView
+from kingbus_node.serve.view import KillOutcome, Neighbours, ServerView
 from kingbus_node.wire.errors import ErrorCode, MySQLError, error
 from kingbus_node.wire.resultset import (
     BINARY_CHARSET,
@@ -148,12 +148,14 @@ class SqlSession:
 
     def kill(self, connection_id: int) -> None:
         """KILL, and COM_PROCESS_KILL: one's own connections, or those of others if one may."""
-        if Privilege.CONNECTION_ADMIN not in self.facts.privileges:
-            users = {process.connection_id: process.user for process in self._neighbours.processes()}
-            if users.get(connection_id, self.facts.user) != self.facts.user:
+        owner = None if Privilege.CONNECTION_ADMIN in self.facts.privileges else self.facts.user
+        match self._neighbours.kill(connection_id, owner):
+            case KillOutcome.DENIED:
                 raise error(ErrorCode.KILL_DENIED, f"You are not owner of thread {connection_id}")
-        if not self._neighbours.kill(connection_id):
-            raise error(ErrorCode.NO_SUCH_THREAD, f"Unknown thread id: {connection_id}")
+            case KillOutcome.UNKNOWN:
+                raise error(ErrorCode.NO_SUCH_THREAD, f"Unknown thread id: {connection_id}")
+            case KillOutcome.ENDED:
+                return
 
     def _check_privilege(self, what: str) -> None:
         check(self.facts.privileges, what, mariadb=self._view.mariadb)

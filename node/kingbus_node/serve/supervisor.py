@@ -13,7 +13,6 @@ each worker and never blocks.
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import os
 import selectors
@@ -23,7 +22,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -35,19 +34,18 @@ from kingbus_node.serve.connections import (
     replica_to_json,
 )
 from kingbus_node.serve.control import (
-    MAX_MESSAGE,
     ControlClosedError,
     ControlSocket,
-    Json,
     Message,
     number_of,
+    owner_in,
     text_of,
 )
 from kingbus_node.serve.keys import RsaPair, ensure_keys
 from kingbus_node.serve.session import too_many_connections
 from kingbus_node.serve.settings import ServeOptions, WorkerSettings
 from kingbus_node.serve.users import load_users
-from kingbus_node.serve.view import ConnectedReplica, PurgeOutcome
+from kingbus_node.serve.view import ConnectedReplica, KillOutcome, PurgeOutcome
 from kingbus_node.serve.worker import tls_context
 from kingbus_node.store.errors import StoreError
 from kingbus_node.store.purging import UnknownLogError
@@ -180,7 +178,7 @@ class Supervisor:
         with self._lock:
             found = self._table.worker_of(connection_id) is not None
         if found:
-            self._order(lambda: self._kill_connection(connection_id))
+            self._order(lambda: self._kill_connection(connection_id, None))
         return found
 
     def set_serving(self, reason: str | None) -> None:
@@ -436,9 +434,9 @@ class Supervisor:
                 }
             case "processes":
                 with self._lock:
-                    return {"rows": _fitting(process_to_json(process) for process in self._table.processes())}
+                    return {"rows": [process_to_json(process) for process in self._table.processes()]}
             case "kill":
-                return {"found": self._kill_connection(number_of(message, "id"))}
+                return {"end": self._kill_connection(number_of(message, "id"), owner_in(message))}
             case "purge":
                 return self._purge_for(message)
             case "source":
@@ -447,13 +445,16 @@ class Supervisor:
             case _:
                 return {}
 
-    def _kill_connection(self, number: int) -> bool:
+    def _kill_connection(self, number: int, owner: str | None) -> KillOutcome:
         with self._lock:
             slot = self._table.worker_of(number)
+            user = self._table.user_of(number)
         if slot is None:
-            return False
-        self._send(self._workers[slot], {"op": "kill", "id": number})
-        return True
+            return KillOutcome.UNKNOWN
+        if owner not in (None, user):
+            return KillOutcome.DENIED
+        self._send(self._workers[slot], {"op": "kill", "id": number, "owner": owner})
+        return KillOutcome.ENDED
 
     def _send(self, worker: _Worker, message: Message, passed: socket.socket | None = None) -> None:
         control = worker.control
@@ -501,18 +502,6 @@ class Supervisor:
         wait = worker.backoff.next()
         worker.restart_at = time.monotonic() + wait
         _log.error("serve process %d ended (%s); it is started again in %.1f s", process.pid, _ending(code), wait)
-
-
-def _fitting(rows: Iterable[Json]) -> list[Json]:
-    """As many rows as a message holds."""
-    fitting: list[Json] = []
-    room = MAX_MESSAGE - 1024
-    for row in rows:
-        room -= len(json.dumps(row)) + 1
-        if room < 0:
-            break
-        fitting.append(row)
-    return fitting
 
 
 def _ending(code: int) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Protocol
 
 
@@ -130,6 +131,14 @@ class ServerView(Protocol):
         ...
 
 
+class KillOutcome(StrEnum):
+    """What became of a KILL."""
+
+    ENDED = "ended"
+    UNKNOWN = "unknown"  # there is no such connection
+    DENIED = "denied"  # it is somebody else's, or nobody's yet
+
+
 class Neighbours(Protocol):
     """What the rest of the node is asked for: the connections of all workers, and what only the core can do."""
 
@@ -141,8 +150,8 @@ class Neighbours(Protocol):
         """All connections."""
         ...
 
-    def kill(self, connection_id: int) -> bool:
-        """End a connection; False when there is none of that id."""
+    def kill(self, connection_id: int, owner: str | None) -> KillOutcome:
+        """End a connection if it is the `owner`'s, or in any case (None). MySQLError when it is not known in time."""
         ...
 
     def purge(self, to_file: str | None, before: float | None) -> PurgeOutcome | None:

@@ -30,9 +30,9 @@ from typing import Final
 from kingbus_node import logs
 from kingbus_node.serve.channel import Channel
 from kingbus_node.serve.connections import process_from_json, replica_from_json
-from kingbus_node.serve.control import ControlClosedError, ControlSocket, Json, Message, number_of, text_of
+from kingbus_node.serve.control import ControlClosedError, ControlSocket, Json, Message, number_of, owner_in, text_of
 from kingbus_node.serve.dump import DumpSettings, run_dump
-from kingbus_node.serve.facts import SessionFacts
+from kingbus_node.serve.facts import MAX_TEXT, SessionFacts
 from kingbus_node.serve.keys import SERVER_CERTIFICATE, SERVER_KEY, RsaPair
 from kingbus_node.serve.logview import LogView
 from kingbus_node.serve.registry import Dump, Registry, StopReason
@@ -40,7 +40,7 @@ from kingbus_node.serve.session import Server, Session, Timeouts
 from kingbus_node.serve.settings import ServeOptions, WorkerSettings
 from kingbus_node.serve.tls import TlsContext
 from kingbus_node.serve.users import Users
-from kingbus_node.serve.view import ConnectedReplica, Process, PurgeOutcome
+from kingbus_node.serve.view import ConnectedReplica, KillOutcome, Process, PurgeOutcome
 from kingbus_node.store.reader import LogReader
 from kingbus_node.wire.commands import DumpRequest
 from kingbus_node.wire.errors import ErrorCode, MySQLError, error, shutting_down
@@ -158,7 +158,7 @@ class Worker:
                     if dump.id != besides and dump.is_same_replica(uuid or None, server_id):
                         dump.request_stop(StopReason.DUPLICATE)
             case "kill":
-                self.kill_own(number_of(message, "id"))
+                self.kill_own(number_of(message, "id"), owner_in(message))
             case "serving":
                 reason = message.get("reason")
                 self._not_serving = reason if isinstance(reason, str) else None
@@ -228,19 +228,22 @@ class Worker:
             self._registry.stop_all(StopReason.NOT_SERVING)
 
     def _logged_in(self, facts: SessionFacts, database: str | None) -> None:
-        self._try_tell({"op": "login", "id": facts.connection_id, "user": facts.user, "database": database})
+        brief = None if database is None else database[:MAX_TEXT]
+        self._try_tell({"op": "login", "id": facts.connection_id, "user": facts.user, "database": brief})
 
-    def kill_own(self, number: int) -> bool:
-        """End a connection of this process; False when it is not here."""
+    def kill_own(self, number: int, owner: str | None) -> KillOutcome:
+        """End a connection of this process; see `view.Neighbours.kill`."""
         with self._sessions_lock:
             session = self._sessions.get(number)
         if session is None:
-            return False
+            return KillOutcome.UNKNOWN
+        if owner not in (None, session.facts.user):
+            return KillOutcome.DENIED
         for dump in self._registry.dumps():
             if dump.id == number:
                 dump.request_stop(StopReason.KILLED)
         session.abort()
-        return True
+        return KillOutcome.ENDED
 
     def own_processes(self) -> dict[int, Process]:
         """The connections of this process."""
@@ -362,11 +365,12 @@ class _Neighbours:
                 own.setdefault(process.connection_id, process)
         return [own[number] for number in sorted(own)]
 
-    def kill(self, connection_id: int) -> bool:
-        if self._worker.kill_own(connection_id):
-            return True
-        late = "the connection may still be ended"
-        return bool(self._worker.ask("kill", late=late, id=connection_id).get("found"))
+    def kill(self, connection_id: int, owner: str | None) -> KillOutcome:
+        outcome = self._worker.kill_own(connection_id, owner)
+        if outcome is KillOutcome.UNKNOWN:
+            late = "the connection may still be ended"
+            outcome = KillOutcome(text_of(self._worker.ask("kill", late=late, id=connection_id, owner=owner), "end"))
+        return outcome
 
     def purge(self, to_file: str | None, before: float | None) -> PurgeOutcome | None:
         late = "the purge goes on, but has not been committed yet"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from kingbus_node.serve.view import ConnectedReplica, LogEvent, LogFile, Process, PurgeOutcome
+from kingbus_node.serve.view import ConnectedReplica, KillOutcome, LogEvent, LogFile, Process, PurgeOutcome
 from kingbus_node.wire.errors import ErrorCode, error
 
 CLUSTER_UUID = "11111111-2222-3333-4444-555555555555"
@@ -65,9 +65,9 @@ class FakeView:
 
 @dataclass
 class FakeNeighbours:
-    """`view.Neighbours`. `killed`: the ids that were asked for."""
+    """`view.Neighbours`. `owners`: of the connections that can be killed. `killed`: the ids that were."""
 
-    ids: set[int] = field(default_factory=lambda: {7})
+    owners: dict[int, str] = field(default_factory=lambda: {7: "repl"})
     killed: list[int] = field(default_factory=list)
     outcome: PurgeOutcome | None = None
     purges: list[tuple[str | None, float | None]] = field(default_factory=list)
@@ -79,9 +79,13 @@ class FakeNeighbours:
     def processes(self) -> Sequence[Process]:
         return [Process(7, "repl", "127.0.0.1:5", None, "Binlog Dump", 3, "Source has sent all", "x" * 200)]
 
-    def kill(self, connection_id: int) -> bool:
+    def kill(self, connection_id: int, owner: str | None) -> KillOutcome:
+        if connection_id not in self.owners:
+            return KillOutcome.UNKNOWN
+        if owner not in (None, self.owners[connection_id]):
+            return KillOutcome.DENIED
         self.killed.append(connection_id)
-        return connection_id in self.ids
+        return KillOutcome.ENDED
 
     def purge(self, to_file: str | None, before: float | None) -> PurgeOutcome | None:
         if to_file == "binlog.000009":

@@ -222,3 +222,24 @@ def test_only_so_many_replicas_that_are_gone_are_remembered() -> None:
     assert len(table._sent_before) == 1000
     assert table.sent_bytes() == 1101
     assert table.refusals == {1236: 1101}
+
+
+def test_a_message_may_be_of_any_size() -> None:
+    ours, theirs = pair()
+    read, write = socket.socketpair()
+    long: Message = {"op": "a", "text": "ü" * 200_000}
+    theirs.send({"n": 1})
+    ours.send(long, write)
+    ours.send({"op": "b"})
+    assert ours.queued
+    found: list[tuple[Message, socket.socket | None]] = []
+    while len(found) < 2:
+        received = theirs.receive()
+        if received is not None:
+            found.append(received)
+        ours.flush()
+    assert (found[0][0], found[1]) == (long, ({"op": "b"}, None))
+    assert found[0][1] is not None
+    assert ours.receive() == ({"n": 1}, None)
+    for one in (found[0][1], read, ours, theirs):
+        one.close()

@@ -168,6 +168,38 @@ def test_the_same_replica_ends_its_older_dump_in_whichever_worker(node: Node) ->
     until(lambda: len(node.replicas()) == 1, "the older ones to be gone")
 
 
+def test_whatever_clients_say_of_themselves_the_processes_go_on(node: Node) -> None:
+    """The core keeps no more of it than it shows, and passes on any number of rows."""
+    before = workers()
+    long = "ü" * 100_000
+    replica = node.dump(uuid=long)
+    until(node.replicas, "the dump's report")
+    assert node.replicas()[0].uuid == long[:255]
+    talkers = [node.connect() for _ in range(4)]
+    for client in talkers:
+        client.command(0x11, b"repl\0\0" + long.encode() + b"\0\x21\0caching_sha2_password\0")
+    client = node.connect()
+    until(lambda: len(rows(client, "SHOW PROCESSLIST")) == 6, "all to be known")
+    assert [row[:2] for row in rows(client, "SHOW REPLICAS")] == [(2, "my-own")]
+    assert workers() == before
+    for one in (*talkers, replica, client):
+        one.close()
+
+
+def test_only_the_owner_and_an_administrator_may_kill_a_connection(node: Node) -> None:
+    others = [node.connect() for _ in range(4)]  # in both workers
+    mine = [node.connect("replica") for _ in range(4)]
+    for number in [other.id for other in others]:
+        with pytest.raises(pymysql.MySQLError, match=f"You are not owner of thread {number}"):
+            mine[0].end(number)
+    for one in mine[1:]:
+        mine[0].end(one.id)
+        assert ended(one)
+    until(lambda: node.supervisor.connections() == 5, "only those to end")
+    for other in others:
+        assert rows(other, "SELECT 1") == [(1,)]
+
+
 def test_kill_reaches_a_connection_in_another_worker(node: Node) -> None:
     one, two = node.connect(), node.connect()
     two.end(one.id)
