@@ -57,12 +57,20 @@ def test_the_leader_knows_how_far_the_others_are(apart: Ensemble) -> None:
 
 
 def test_a_commit_takes_a_round_trip_to_the_nearer_site(apart: Ensemble) -> None:
-    took = commit_seconds(apart)
-    assert ROUND_TRIPS["near", "next"] <= min(took) < ROUND_TRIPS["near", "far"]
+    took: list[float] = []
+
+    def quick() -> bool:
+        """Others may use the processors and the disk as well, but not all the time."""
+        took.extend(commit_seconds(apart))
+        return min(took) < ROUND_TRIPS["near", "far"]
+
+    wait_until(quick, PATIENCE, "a commit that needs no answer of the farther site", found=lambda: str(min(took)))
+    assert ROUND_TRIPS["near", "next"] <= min(took)
 
 
 def test_the_window_covers_what_the_line_holds_and_no_election_disturbs_it(apart: Ensemble, sites: Sites) -> None:
     near = apart.cluster.nodes[0]
+    wait_until(lambda: apart.cluster.leader() is near, PATIENCE, "the preferred site to lead", found=near.log_tail)
     before = term(near)
     for speed in catch_up(apart, sites, MEGABYTES):
         assert speed.ratio > 0.3, f"{speed}: a plain connection carries much more"

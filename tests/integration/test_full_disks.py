@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import subprocess
@@ -12,6 +13,9 @@ import pytest
 from clusters.lab import Lab, Node, note, notes, until
 
 from kingbus_node.raft.api import ConsensusError
+
+CALM = 6.0
+"""Election timeout: no leader but for the disks' sake, however busy the machine is."""
 
 
 @pytest.fixture
@@ -63,14 +67,14 @@ def room(monkeypatch: pytest.MonkeyPatch) -> Room:
 
 
 def test_a_leader_that_finds_no_room_hands_over_and_comes_back(lab: Lab, room: Room) -> None:
-    lab.found(3)
+    lab.found(3, election_timeout=CALM)
     leader = lab.write("before")
     room.take(leader)
     try:
         new = lab.write("while it is full")
         assert new is not leader
-        until(lambda: leader.cluster.suspended is not None, "it says why it does not lead")
-        assert "is full" in str(leader.cluster.suspended)
+        # It says so now and then: for a second after the disk has refused something.
+        until(lambda: "is full" in str(leader.cluster.suspended), "it says why it does not lead")
         assert leader.cluster.failure is None
         assert room.refused > 0
     finally:
@@ -82,7 +86,7 @@ def test_a_leader_that_finds_no_room_hands_over_and_comes_back(lab: Lab, room: R
 
 
 def test_a_follower_that_finds_no_room_acknowledges_nothing_and_catches_up(lab: Lab, room: Room) -> None:
-    nodes = lab.found(3)
+    nodes = lab.found(3, election_timeout=CALM)
     leader = lab.write("before")
     follower = next(node for node in nodes if node is not leader)
     room.take(follower)
@@ -100,7 +104,8 @@ def test_a_follower_that_finds_no_room_acknowledges_nothing_and_catches_up(lab: 
 
 
 def test_when_all_are_full_nobody_leads_until_there_is_room(lab: Lab, room: Room) -> None:
-    nodes = lab.found(3)
+    # Who hands over in vain steps down only if the refusal is believed still, which it is for a second.
+    nodes = lab.found(3, election_timeout=0.5)
     leader = lab.write("before")
     for node in nodes:
         room.take(node)
@@ -113,14 +118,14 @@ def test_when_all_are_full_nobody_leads_until_there_is_room(lab: Lab, room: Room
             room.give(node)
     lab.write("after")
     lab.check_equal()
-    assert notes(leader.log) == ["before", "after"]
+    assert list(dict.fromkeys(notes(leader.log))) == ["before", "after"]  # a leader that was deposed may have told one
     assert [node.cluster.failure for node in nodes] == [None] * 3
 
 
 @pytest.mark.parametrize("count", [1, 3])
 def test_a_sync_that_finds_no_room_is_made_up_for(lab: Lab, room: Room, count: int) -> None:
     """The entries were taken, and are on their way: they are durable and shown once there is room."""
-    lab.found(count, election_timeout=2.0)
+    lab.found(count, election_timeout=CALM)
     leader = lab.write("before")
     room.take(leader, syncs=True)
     try:
@@ -159,22 +164,24 @@ def test_a_node_alone_on_a_disk_that_fills_up_waits_for_room(tmp_path: Path, roo
     try:
         with Lab(place, segment_bytes=64 << 10) as lab:
             (node,) = lab.found(1, min_free_bytes=0)
-            written = 0
-            while node.cluster.suspended is None:
-                lab.write(f"entry {written}", size=8000)
-                written += 1
-                if not mounted and written == 100:
-                    room.take(node)
-                    with pytest.raises(ConsensusError):
-                        node.cluster.propose([note("refused")])
-                    until(lambda: node.cluster.suspended is not None, "it stops")
-                if mounted and written == 60:
-                    (place / "ballast").write_bytes(bytes(300 << 10))
-                    break
+            written = 60 if mounted else 100
+            for number in range(written):
+                lab.write(f"entry {number}", size=8000)
             if mounted:
-                with pytest.raises(ConsensusError):
-                    fill(node)
-                until(lambda: node.cluster.suspended is not None, "it stops")
+                (place / "ballast").write_bytes(bytes(300 << 10))
+            else:
+                room.take(node)
+            with pytest.raises(ConsensusError):
+                fill(node)
+
+            def stopped() -> bool:
+                """A refusal is believed for a second. Then the node leads again, if its first entry finds room."""
+                if node.cluster.suspended is None:
+                    with contextlib.suppress(ConsensusError):
+                        fill(node)
+                return node.cluster.suspended is not None
+
+            until(stopped, "it stops")
             assert node.cluster.failure is None
             (place / "ballast").unlink(missing_ok=True)
             room.give(node)

@@ -93,6 +93,7 @@ def test_the_oldest_binlogs_go_by_themselves_and_connected_replicas_go_on(pool: 
     settings = {"storage": {"min_free_bytes": 0, "segment_bytes": 128 << 10, "retention": keep}}
     chain = Chain.start(pool, flavor, settings=settings)
     replica = chain.replica()
+    chain.converge(replica)  # nothing is kept for one that has not connected yet
     for _ in range(8):
         chain.workload.blobs((200_000, 300_000))
         chain.workload.flush_logs()

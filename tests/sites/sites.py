@@ -115,7 +115,7 @@ class Sites:
     def _build(self) -> None:
         number = self._claim()
         network = f"198.{18 + number // 256}.{number % 256}"
-        namespaces = {name: f"kingbus-{number}-{name}" for name in self._names}
+        namespaces = {name: _namespace(number, at) for at, name in enumerate(self._names)}
         self.source_address = f"{network}.129"
         for at, (name, namespace) in enumerate(namespaces.items()):
             if at:
@@ -147,7 +147,7 @@ class Sites:
         """A number that nobody else uses: its first namespace could be made."""
         for _ in range(_TRIES):
             number = random.randrange(_NETWORKS)
-            namespace = f"kingbus-{number}-{self._names[0]}"
+            namespace = _namespace(number, 0)
             if Path("/run/netns", namespace).exists():
                 continue
             done = subprocess.run(["ip", "netns", "add", namespace], capture_output=True, text=True, check=False)
@@ -173,6 +173,11 @@ class Sites:
             assert self._router.stdin is not None
             self._router.stdin.close()
             self._router.wait(30)
+
+
+def _namespace(number: int, at: int) -> str:
+    """By place, not by name: so whoever comes with other names finds the first one taken, and the number with it."""
+    return f"kingbus-{number}-{at}"
 
 
 def _ip(*arguments: str) -> None:

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from servers.ensemble import Ensemble
 from servers.fixtures import Pool
-from servers.semi_sync import OPTIONS
+from servers.semi_sync import OPTIONS, variable, wait_without_replicas
 
 from kingbus_node.demo.instance import text
 from kingbus_node.demo.node_process import NodeProcess, Place
@@ -41,6 +41,7 @@ LINE = Line(jitter=0.002, loss=0.001, rate=12.5e6)
 _BLOB = 1_000_000
 _PORT = 5000
 _PATIENCE = 300.0
+_NEED_NOT_WAIT = "SET GLOBAL rpl_semi_sync_source_wait_no_replica = OFF"
 
 
 @contextmanager
@@ -69,14 +70,18 @@ def ensemble(pool: Pool, sites: Sites) -> Ensemble:
 
 
 def commit_seconds(ensemble: Ensemble, count: int = 20) -> list[float]:
-    """How long commits take that wait for the cluster, one after another."""
+    """How long commits take that wait for the cluster, one after another; also while another node comes to lead."""
     took = []
-    ensemble.source.sql("CREATE TABLE IF NOT EXISTS w.commits (id BIGINT PRIMARY KEY AUTO_INCREMENT)")
-    with ensemble.source.connect(database="w") as connection, connection.cursor() as cursor:
+    source = ensemble.source
+    wait_without_replicas(source)
+    wait_until(lambda: variable(source, "status") == "ON", _PATIENCE, "the source to wait for its cluster")
+    source.sql("CREATE TABLE IF NOT EXISTS w.commits (id BIGINT PRIMARY KEY AUTO_INCREMENT)")
+    with source.connect(database="w") as connection, connection.cursor() as cursor:
         for _ in range(count):
             begun = time.monotonic()
             cursor.execute("INSERT INTO commits VALUES ()")
             took.append(time.monotonic() - begun)
+    source.sql(_NEED_NOT_WAIT)
     return took
 
 
@@ -98,7 +103,7 @@ def catch_up(ensemble: Ensemble, sites: Sites, megabytes: int) -> list[Speed]:
     """Of the two sites that follow the preferred one, which leads."""
     near = ensemble.cluster.nodes[0]
     source = ensemble.source
-    source.sql("SET GLOBAL rpl_semi_sync_source_wait_no_replica = OFF")
+    source.sql(_NEED_NOT_WAIT)
     near.order("POST", "/v1/source/stop")
     before = size(ensemble)
     ensemble.workload.blobs((_BLOB,) * megabytes)
