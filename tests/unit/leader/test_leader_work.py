@@ -250,8 +250,8 @@ def test_totals_go_on_over_reigns(setup: Setup) -> None:
     eventually(setup.holds_all, "the log to hold the source's file")
     before = setup.work.status()
     setup.cluster.lose()
+    setup.write(b"two")  # before the next reader comes: its connection is not cut
     setup.cluster.lead(2)
-    setup.write(b"two")
     eventually(setup.holds_all, "the second transaction")
     now = setup.work.status()
     assert now.transactions == before.transactions + 1

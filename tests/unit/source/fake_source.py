@@ -69,8 +69,8 @@ class FakeSource:
             thread.join(10)
 
     def cut(self) -> None:
-        """Close all connections."""
-        for sock in self._connections:
+        """Close all connections that there are: the next one of a quick replica is none of them."""
+        for sock in tuple(self._connections):
             with contextlib.suppress(OSError):
                 sock.shutdown(socket.SHUT_RDWR)
 

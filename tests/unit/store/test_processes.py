@@ -30,6 +30,7 @@ def _follow(directory: Path, pipe: Connection) -> None:
             if reader.visible_index >= expected:
                 expected = reader.state().index + 1  # folds while the writer goes on
             continue
+        deadline = time.monotonic() + 120
         data = np.frombuffer(block.data, np.uint8)
         visible = reader.visible_index
         assert block.last_index <= visible

@@ -589,6 +589,8 @@ def _writer(directory: Path, pipe: Connection) -> None:
             write(log, CANCEL)
         source.file_id, source.position = log.state.file_id, log.state.end_pos
         source.number = int(str(log.state.executed).rsplit("-", 1)[1])
+        if log.state.file.closed:  # killed when a segment had ended between the end of a file and the next one's begin
+            write(log, source.file())
     while True:
         group = [source.transaction((79, 200 + n)) for n in range(source.number % 7 + 1)]
         if source.number % 5 == 0:
