@@ -36,6 +36,7 @@ class Leadership:
         self.successor: str | None = None
         self._handover_deadline = 0.0
         self._handover_sent = False
+        self._must_go = False
         self._next_heartbeat = raft.now + raft.settings.heartbeat_interval
         self._preferred: tuple[str, float] | None = None
 
@@ -376,7 +377,7 @@ class Leadership:
     def transfer(self, target: str | None) -> str:
         """Stops taking proposals, waits for `target` to hold everything, and has it start an election.
 
-        Given up after an election timeout, and this node leads on.
+        Given up after an election timeout, and this node leads on, unless it cannot write.
 
         :param target: a voter, or None for the best one
         :returns: the chosen one's address
@@ -394,6 +395,8 @@ class Leadership:
             raise ChangeRefusedError(f"{chosen} is not connected to the leader")
         self.successor = chosen
         self._handover_deadline = raft.now + raft.settings.election_timeout
+        # A refusal of the disk is believed for a moment only. When that has passed, there is not more room than before.
+        self._must_go = not self._storage.writable
         self._handover_sent = False
         log.info("%s hands over to %s", raft.address, chosen)
         return chosen
@@ -406,6 +409,7 @@ class Leadership:
             if member.role is MemberRole.VOTER
             and (p := self.progress.get(member.address))
             and p.formed
+            and not p.full
             and not self._is_silent(p)
         ]
         return max(candidates)[2] if candidates else None
@@ -421,7 +425,7 @@ class Leadership:
         if self.successor is not None and raft.now >= self._handover_deadline:
             log.warning("%s did not take over in time", self.successor)
             self.successor = None
-            if raft.suspended is not None:
+            if raft.suspended is not None or self._must_go:
                 raft.step_down()
                 return
         if self.successor is None and raft.suspended is not None:
