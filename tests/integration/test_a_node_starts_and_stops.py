@@ -73,6 +73,13 @@ def source_state(node: NodeProcess) -> object:
     return source["state"] if isinstance(source, dict) else None
 
 
+def started(node: NodeProcess) -> int:
+    """Starts it, and waits until it leads and has written that down; its term. It answers a moment before that."""
+    node.start(ready=False)
+    wait_until(lambda: source_state(node) == "connecting", 60, "the node to lead", found=node.log_tail)
+    return int(str(node.status()["term"]))
+
+
 def gone(pids: list[int]) -> bool:
     return not any(Path(f"/proc/{pid}").exists() for pid in pids)
 
@@ -82,7 +89,7 @@ def test_a_signal_ends_it_with_code_0_and_leaves_no_process(node: NodeProcess, n
     node.start(ready=False)
     processes = [node.pid, *children(node.pid)]
     node.stop(number=number)
-    wait_until(lambda: gone(processes), 10, "all processes of the node to end")
+    wait_until(lambda: gone(processes), 60, "all processes of the node to end")
     assert "Traceback" not in node.log_tail()
 
 
@@ -95,16 +102,15 @@ def test_a_signal_to_all_of_its_processes_ends_them_in_order(make: Make) -> None
     processes = [node.pid, worker]
     os.kill(worker, signal.SIGTERM)
     node.stop()
-    wait_until(lambda: gone(processes), 10, "all processes of the node to end")
+    wait_until(lambda: gone(processes), 60, "all processes of the node to end")
     assert "serve process" not in node.log_tail()
 
 
 def test_its_workers_end_when_it_is_killed(node: NodeProcess) -> None:
     node.start(ready=False)
-    workers = children(node.pid)
-    assert workers
+    workers = wait_until(lambda: children(node.pid), 60, "the serve processes: the node answers a moment before")
     node.kill()
-    wait_until(lambda: gone(workers), 10, "the serve processes to end")
+    wait_until(lambda: gone(workers), 60, "the serve processes to end")
 
 
 def test_it_is_not_ready_while_nothing_has_come_from_the_source(node: NodeProcess) -> None:
@@ -116,12 +122,9 @@ def test_it_is_not_ready_while_nothing_has_come_from_the_source(node: NodeProces
 
 
 def test_it_starts_again_on_its_own_log(node: NodeProcess) -> None:
-    node.start(ready=False)
-    term = node.status()["term"]
+    term = started(node)
     node.stop()
-    node.start(ready=False)
-    assert isinstance(term, int)
-    assert node.status()["term"] == term + 1
+    assert started(node) == term + 1
 
 
 def test_a_second_signal_ends_it_at_once(node: NodeProcess) -> None:
@@ -149,7 +152,7 @@ def test_a_taken_port_is_told_in_one_sentence(section: str, make: Make) -> None:
 
 
 def test_damage_in_the_middle_of_the_log_is_refused_by_file_and_offset(node: NodeProcess) -> None:
-    node.start(ready=False)
+    started(node)
     node.stop()
     segment = next((node.data / "log").glob("*.log"))
     damaged = bytearray(segment.read_bytes())

@@ -101,6 +101,7 @@ def test_what_cannot_be_had_is_refused_with_a_sentence(shared: Chain, tmp_path: 
 
 
 def test_a_log_is_verified_while_it_is_written(shared: Chain) -> None:
+    shared.wait_node()
     with shared.workload.in_background():
         report = json.loads(kingbus(shared, "verify", "-o", "json"))
     assert (report["damages"], report["gaps"]) == ([], "")

@@ -68,10 +68,11 @@ def test_a_node_alone_is_not_ready_closes_its_dumps_and_serves_again(shared: Ens
         assert not now.broken, "it has to try again by itself"
     shared.workload.small()
     shared.converge(replica)
-    assert node.reasons() == ""
+    wait_until(lambda: node.reasons() == "", 60, "the node to be ready", found=node.reasons)
 
 
 def test_a_leader_alone_steps_down_and_acknowledges_nothing(shared: Ensemble) -> None:
+    shared.settle()
     leader = shared.leader
     others = shared.cluster.followers(leader)
     held = leader.executed()

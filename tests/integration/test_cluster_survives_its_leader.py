@@ -14,14 +14,17 @@ from kingbus_node.demo.instance import Server
 from kingbus_node.demo.node_process import NodeProcess
 from kingbus_node.demo.replication import FilePosition, Upstream, replicate, status
 from kingbus_node.demo.servers import Flavor
+from kingbus_node.demo.waiting import wait_until
 
 ROUNDS = 3
+# No election but when a leader is lost, and nobody who is cut off, on a busy machine. One that dies is missed at once.
+SETTINGS = {"raft": {"election_timeout": "4s"}}
 
 
 @pytest.fixture(scope="module", params=list(Flavor), ids=str)
 def shared(request: pytest.FixtureRequest, module_pool: Pool) -> Ensemble:
     """A source and three nodes of each flavour for all stories."""
-    return Ensemble.start(module_pool, Flavor(request.param))
+    return Ensemble.start(module_pool, Flavor(request.param), settings=SETTINGS)
 
 
 @pytest.fixture(scope="module")
@@ -84,8 +87,9 @@ def test_the_leader_is_told_to_end(shared: Ensemble, replicas: list[Server]) -> 
     """It hands over and ends with code 0."""
     with shared.workload.in_background():
         leader = shared.leader
+        said_before = leader.log.stat().st_size
         leader.stop()
-        assert "handed the leadership over" in leader.log_tail()
+        assert b"handed the leadership over" in leader.log.read_bytes()[said_before:]
         shared.workload.random_transactions(seed=1, count=20)
         leader.start()
     shared.converge(*replicas)
@@ -93,8 +97,15 @@ def test_the_leader_is_told_to_end(shared: Ensemble, replicas: list[Server]) -> 
 
 def test_leadership_is_handed_over_and_replicas_notice_nothing(shared: Ensemble, replicas: list[Server]) -> None:
     shared.converge(*replicas)
-    connected = [connections(node) for node in shared.cluster.nodes]
-    assert all(connected)
+
+    def one_each() -> list[list[object]] | None:
+        """A node knows of a connection a moment after it is there, and of its end as well."""
+        now = [connections(node) for node in shared.cluster.nodes]
+        return now if [len(ids) for ids in now] == [1, 1, 1] else None
+
+    connected = wait_until(
+        one_each, 60, "a replica on each node", found=lambda: str([*map(connections, shared.cluster.nodes)])
+    )
     leader = shared.leader
     with shared.workload.in_background():
         leader.order("POST", "/v1/leader/transfer", {})

@@ -67,19 +67,40 @@ class Chain:
             return False
 
     def at_end(self) -> bool:
-        """Whether the node is where the source's last binlog file ends: a file may begin without any GTID."""
+        """Whether the node is where the source's last binlog file ends: a file may begin without any GTID.
+
+        The node itself, not its leader. False too while it does not answer.
+        """
         name, size, *more = self.source.sql("SHOW BINARY LOGS")[-1]
         end = int(text(size)) - (_ENCRYPTION_HEADER if more == ["Yes"] else 0)
-        place = self.node.status()["source"]
+        try:
+            place = self.node.status(local=True)["source"]
+        except OSError:
+            self.node.check()
+            return False
         return isinstance(place, dict) and (place["file"], place["position"]) == (text(name), end)
 
+    def is_quiet(self) -> bool:
+        """Whether the source writes nothing by itself any more: MariaDB writes a BINLOG_CHECKPOINT that names a new
+        file into it, at its beginning or later, from a thread of its own.
+        """
+        if self.source.flavor is Flavor.MYSQL:
+            return True
+        file = text(self.source.sql("SHOW BINARY LOGS")[-1][0])
+        events = self.source.sql(f"SHOW BINLOG EVENTS IN '{file}'")
+        return any((text(event[2]), text(event[5])) == ("Binlog_checkpoint", file) for event in events)
+
     def wait_node(self, timeout: float = 90.0) -> None:
-        """Wait until the node's executed set is exactly what the source has executed by now, in the same place."""
+        """Wait until the node's executed set is exactly what the source has executed by now, in the same place.
+
+        There it stays for as long as nobody writes to the source.
+        """
+        wait_until(self.is_quiet, timeout, f"{self.source!r} to write the checkpoint of its last file")
         target = executed(self.source)
         what = f"{self.node!r} to hold {target}"
         wait_until(lambda: self.holds(target), timeout, what, interval=0.05, found=self.node.executed)
         what = f"{self.node!r} to come to the end of the source's binlog"
-        wait_until(self.at_end, timeout, what, interval=0.05, found=lambda: str(self.node.status()["source"]))
+        wait_until(self.at_end, timeout, what, interval=0.05, found=lambda: str(self.node.status(local=True)))
 
     def converge(self, *replicas: Server) -> None:
         """Node and replicas come to hold what the source has written by now; their tables equal the source's."""

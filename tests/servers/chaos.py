@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from kingbus_node.demo.instance import Server
@@ -128,7 +129,8 @@ class Chaos:
         workers = children(node.pid)
         if workers:
             self._say(f"kill a serve process of {node.name}")
-            os.kill(self._dice.choice(workers), signal.SIGKILL)
+            with suppress(ProcessLookupError):  # one that was killed a moment ago may be gone by now
+                os.kill(self._dice.choice(workers), signal.SIGKILL)
 
     def _kill_source(self) -> None:
         self._say("kill the source")

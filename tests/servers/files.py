@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import filecmp
+import itertools
 import tempfile
 from pathlib import Path
 
 from kingbus_node.demo.instance import text
 from kingbus_node.demo.servers import Flavor
+from kingbus_node.demo.waiting import wait_until
 from servers.chain import Chain
-from servers.raw import fetch_files
+from servers.raw import NotServedError, fetch_files
 
 
 def assert_files_equal(chain: Chain) -> None:
@@ -30,18 +32,26 @@ def assert_files_equal(chain: Chain) -> None:
 def _fetch_both(chain: Chain, work: Path, gtid: bool) -> tuple[Path, Path]:
     """The folders with the files of node and source, fetched while the source wrote nothing.
 
-    MariaDB writes a BINLOG_CHECKPOINT by itself some time after it has begun a file.
+    MariaDB writes a BINLOG_CHECKPOINT by itself some time after it has begun a file. A node of a cluster ends its dumps
+    when it has not heard of the others for a while, as it does when the machine is busy.
     """
-    attempt = 0
-    while True:
+    attempts = itertools.count()
+    said: list[str] = []
+
+    def fetched() -> tuple[Path, Path] | None:
+        attempt = next(attempts)
         chain.wait_node()
         files = chain.source.sql("SHOW BINARY LOGS")
         folders = work / f"node-{attempt}", work / f"source-{attempt}"
-        for port, folder in zip((chain.node.port, chain.source.port), folders, strict=True):
-            fetch_files(chain.source.binaries, port, folder, [text(row[0]) for row in files], gtid=gtid)
-        if chain.source.sql("SHOW BINARY LOGS") == files:
-            return folders
-        attempt += 1
+        try:
+            for port, folder in zip((chain.node.port, chain.source.port), folders, strict=True):
+                fetch_files(chain.source.binaries, port, folder, [text(row[0]) for row in files], gtid=gtid)
+        except NotServedError as late:
+            said.append(str(late))
+            return None
+        return folders if chain.source.sql("SHOW BINARY LOGS") == files else None
+
+    return wait_until(fetched, 120, "the same files from node and source", interval=0.2, found=lambda: str(said))
 
 
 def first_difference(ours: Path, theirs: Path) -> str | None:

@@ -64,7 +64,7 @@ class Lateness:
 class Observer:
     """A member that notes when it hears from the leader. Owns its log; close it."""
 
-    def __init__(self, directory: Path, port: int, leader: str) -> None:
+    def __init__(self, directory: Path, port: int, leader: str, election_timeout: float) -> None:
         self._log = Log.open(directory)
         address = f"127.0.0.1:{port}"
         options = ClusterOptions(
@@ -72,7 +72,7 @@ class Observer:
             address=address,
             founders=(leader, address),
             priority=-1,
-            election_timeout=ELECTION_TIMEOUT,
+            election_timeout=election_timeout,
             min_free_bytes=0,
         )
         self.cluster = Cluster(self._log, "observer", options)
@@ -106,7 +106,7 @@ class Observer:
 class Stage:
     """A node that leads and has a log of many megabytes, and its observer."""
 
-    def __init__(self, pool: Pool, folder: Path, megabytes: int) -> None:
+    def __init__(self, pool: Pool, folder: Path, megabytes: int, *, election_timeout: float = ELECTION_TIMEOUT) -> None:
         source = pool.server("mysql-9.7")
         workload = Workload(source).create()
         workload.blobs((1_000_000,) * megabytes)
@@ -114,12 +114,12 @@ class Stage:
         self.node = NodeProcess(
             source,
             folder / "leader",
-            settings={"raft": {"election_timeout": ELECTION_TIMEOUT}},
+            settings={"raft": {"election_timeout": election_timeout}},
             place=Place(priority=10),
         )
         self.node.peers = (self.node.raft_address, f"127.0.0.1:{port.number}")
         self.node.launch()
-        self.observer = Observer(folder / "observer", port.number, self.node.raft_address)
+        self.observer = Observer(folder / "observer", port.number, self.node.raft_address, election_timeout)
         wait_until(self._leads, _PATIENCE, "the node to lead", found=self.node.log_tail)
         wait_until(self.node.is_ready, _PATIENCE, "the node to serve", found=self.node.log_tail)
         Chain(pool, workload, self.node).wait_node()

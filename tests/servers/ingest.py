@@ -82,9 +82,13 @@ class Running:
 
     def wait_for(self, *states: SourceState) -> SourceStatus:
         """Wait until it is in one of these states; the status then."""
+
+        def reached() -> SourceStatus | None:
+            now = self.status()  # once: it may be in another state when it is asked again
+            return now if now.state in states else None
+
         names = " or ".join(states)
-        wait_until(lambda: self.status().state in states, 60, f"state {names}", found=lambda: str(self.status()))
-        return self.status()
+        return wait_until(reached, 60, f"state {names}", found=lambda: str(self.status()))
 
     def wait_all(self) -> None:
         """Until the log ends where the source's last file does."""

@@ -23,17 +23,25 @@ SEND_ANNOTATE_ROWS = 0x02
 _FULL_PACKET = 0xFFFFFF
 
 
+class NotServedError(AssertionError):
+    """The node is late for a moment and says so: whoever reads from it is to come again."""
+
+
 def fetch_files(binaries: ServerBinaries, port: int, folder: Path, names: Sequence[str], *, gtid: bool = False) -> None:
     """Write the named binary logs of the server on `port` into `folder`, as the raw option of its own tool does.
 
     `gtid` (MySQL) asks for them with COM_BINLOG_DUMP_GTID and an empty set, else with COM_BINLOG_DUMP.
+    AssertionError when they do not come; NotServedError, which is one, when that says nothing about the node.
     """
     folder.mkdir(parents=True)
     command = [*remote(binaries, port, gtid=gtid), "--raw", f"--result-file={folder}/", *names]
     done = subprocess.run(
         command, env=environment(), capture_output=True, text=True, errors="replace", timeout=300, check=False
     )
-    assert done.returncode == 0, f"{' '.join(names)} from port {port}: {done.stderr or done.stdout}"
+    said = f"{' '.join(names)} from port {port}: {done.stderr or done.stdout}"
+    if done.returncode and "Server shutdown in progress" in said:
+        raise NotServedError(said)
+    assert done.returncode == 0, said
 
 
 def remote(binaries: ServerBinaries, port: int, *, gtid: bool = False) -> list[str]:
