@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 from kingbus_node.config import Address
-from kingbus_node.raft.api import ConsensusClosedError, ConsensusError
+from kingbus_node.raft.api import ConsensusClosedError, ConsensusError, Leadership
 from kingbus_node.raft.cluster import Cluster
 from kingbus_node.raft.options import ClusterOptions
 from kingbus_node.store.log import Log
@@ -47,14 +47,18 @@ def main() -> None:
 
 
 def _write(cluster: Cluster, name: str, over: threading.Event) -> None:
+    reigns: list[Leadership | None] = [None]
     leads = threading.Event()
-    cluster.add_leadership_listener(
-        lambda leadership: leads.set() if leadership and leadership.ready else leads.clear()
-    )
+
+    def told(leadership: Leadership | None) -> None:
+        reigns.append(leadership)
+        leads.set() if leadership and leadership.ready else leads.clear()
+
+    cluster.add_leadership_listener(told)
     run = f"{name} {time.monotonic_ns()}"
     number = 0
     while not over.is_set():
-        if not leads.wait(0.05):
+        if not leads.wait(0.05) or (reign := reigns[-1]) is None:
             continue
         with contextlib.suppress(ConsensusError):
             texts = []
@@ -62,7 +66,8 @@ def _write(cluster: Cluster, name: str, over: threading.Event) -> None:
             for _ in range(20):
                 number += 1
                 texts.append(f"{run} {number}")
-                index = cluster.propose([note(texts[-1], number * 37 % 3000)])
+                # In one term: who is deposed and elected again meanwhile would wait for the last of them only.
+                index = cluster.propose([note(texts[-1], number * 37 % 3000)], term=reign.term)
             try:
                 committed = cluster.wait_committed(index, time.monotonic() + PATIENCE)
             except ConsensusClosedError:

@@ -8,9 +8,8 @@ import pytest
 from servers.chain import Chain
 from servers.compatibility import Reads
 from servers.fixtures import Pool
-from servers.semi_sync import OPTIONS, clients, variable, wait_without_replicas
+from servers.semi_sync import OPTIONS, variable, wait_for_node, wait_without_replicas
 
-from kingbus_node.demo.instance import Server
 from kingbus_node.demo.replication import executed
 from kingbus_node.demo.servers import Flavor
 from kingbus_node.demo.waiting import wait_until
@@ -24,16 +23,6 @@ def synchronous(pool: Pool, flavor: Flavor) -> Chain:
     chain = Chain.start(pool, flavor, options=OPTIONS[flavor], settings={"source": {"semi_sync": True}})
     wait_for_node(chain.source)
     return chain
-
-
-def wait_for_node(source: Server) -> None:
-    """Until commits wait: the node is there, and has acknowledged what there was; before that MySQL lets them by."""
-    wait_until(
-        lambda: clients(source) == 1 and variable(source, "status") == "ON",
-        60,
-        "the node as semi-sync replica that has caught up",
-        found=lambda: f"{clients(source)} replicas, semi-sync {variable(source, 'status')}",
-    )
 
 
 def test_every_commit_is_acknowledged(synchronous: Chain, reads: Reads) -> None:

@@ -35,7 +35,7 @@ from kingbus_node.demo.waiting import wait_until
 from servers.ensemble import Ensemble, upstream
 from servers.fixtures import Pool
 from servers.raw import Dump, dump, gtid_command
-from servers.semi_sync import OPTIONS, clients, wait_without_replicas
+from servers.semi_sync import OPTIONS, wait_for_node, wait_without_replicas
 
 SITES = ("a", "b", "c")
 # No election but those that a round is about, on a busy machine; and not long until a node that is cut off says so.
@@ -276,7 +276,7 @@ class HonestSemiSync:
     def round(self) -> int:
         """Leader and source are killed at the same moment; how many commits the clients had seen in this round."""
         source, cluster, replica = self._ensemble.source, self._ensemble.cluster, self._replica
-        wait_until(lambda: clients(source) == 1, _PATIENCE, "the leader as semi-sync replica")
+        wait_for_node(source)
         wait_without_replicas(source)
         leader, before = self._ensemble.leader, len(self.seen)
         with self._writing():

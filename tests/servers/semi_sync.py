@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from kingbus_node.demo.instance import Options, Server
 from kingbus_node.demo.servers import Flavor
+from kingbus_node.demo.waiting import wait_until
 
 NEVER = 3_600_000  # milliseconds until the source would give up waiting
 
@@ -33,6 +34,16 @@ def variable(source: Server, name: str) -> str:
 def clients(source: Server) -> int:
     """How many semi-sync replicas it has."""
     return int(variable(source, "clients"))
+
+
+def wait_for_node(source: Server) -> None:
+    """Until commits wait: a replica is there, and has acknowledged what there was; before that MySQL lets them by."""
+    wait_until(
+        lambda: clients(source) == 1 and variable(source, "status") == "ON",
+        120,
+        "the node as semi-sync replica that has caught up",
+        found=lambda: f"{clients(source)} replicas, semi-sync {variable(source, 'status')}",
+    )
 
 
 def wait_without_replicas(source: Server) -> None:
