@@ -50,13 +50,18 @@ def _trace(formatter: logging.Formatter, record: logging.LogRecord) -> str:
     return "\n".join(parts)
 
 
+def _in_one_line(text: str) -> str:
+    """With what could end a line, or do worse to a terminal, as JSON writes it: a message may hold a client's words."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in text)
+
+
 class TextFormatter(logging.Formatter):
     """``2026-11-22T19:03:22.123Z INFO    source.reader  connected to the source endpoint=127.0.0.1:3306``."""
 
     def format(self, record: logging.LogRecord) -> str:
         facts = "".join(f" {name}={self._shown(value)}" for name, value in _facts(record).items())
         name = record.name.removeprefix(_PACKAGE)
-        line = f"{_time(record)} {record.levelname:<7} {name}  {record.getMessage()}{facts}"
+        line = f"{_time(record)} {record.levelname:<7} {name}  {_in_one_line(record.getMessage())}{facts}"
         trace = _trace(self, record)
         return f"{line}\n{trace}" if trace else line
 

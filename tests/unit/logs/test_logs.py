@@ -40,6 +40,14 @@ def test_a_value_can_not_forge_a_line() -> None:
     assert stream.getvalue().count("\n") == 1
 
 
+def test_a_message_can_not_forge_a_line() -> None:
+    stream = io.StringIO()
+    logs.configure("info", "text", stream)
+    logging.getLogger("x").info("Access denied for user %r, %s", "ü", "a\n2026 INFO fake\x1b[2J\u2028\udcff")
+    assert stream.getvalue().endswith("user 'ü', a\\n2026 INFO fake\\u001b[2J\\u2028\\udcff\n")
+    assert stream.getvalue().count("\n") == 1
+
+
 def test_json_holds_the_facts_as_members_and_the_exception() -> None:
     stream = io.StringIO()
     logs.configure("warning", "json", stream)
