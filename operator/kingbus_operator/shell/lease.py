@@ -19,6 +19,8 @@ from kingbus_operator.planning.observed import dig, number
 log = logging.getLogger(__name__)
 
 NAME = "kingbus-operator"
+_RELEASES = 5
+"""How often giving back is tried when it meets changes. One suffices but for a renewal that is still under way."""
 
 
 class Lease:
@@ -134,12 +136,30 @@ class Lease:
             return
         self._renewed = None
         try:
-            present = await self._api.get("Lease", self._namespace, NAME)
-            if present is not None and dig(present, "spec", "holderIdentity") == self._identity:
-                body = self._body(present, self._transitions(present))
-                spec = body["spec"]
-                assert isinstance(spec, dict)
-                spec["holderIdentity"] = ""
-                await self._api.replace(body)
+            # Longer is of little use, as others may take it soon after; and the pod's grace period has to be enough.
+            async with asyncio.timeout(self._deadline):
+                for _ in range(_RELEASES):
+                    if await self._given_back():
+                        return
+            log.warning("the Lease could not be given back: it was changed again and again")
+        except TimeoutError:
+            log.warning("the Lease could not be given back: no answer for %.0f s", self._deadline)
         except ApiError as error:
             log.warning("the Lease could not be given back: %s", error)
+
+    async def _given_back(self) -> bool:
+        """One attempt. False when somebody was faster: mostly our own last renewal, which we did not see the end of."""
+        present = await self._api.get("Lease", self._namespace, NAME)
+        if present is None or dig(present, "spec", "holderIdentity") != self._identity:
+            return True  # it is not ours to give
+        body = self._body(present, self._transitions(present))
+        spec = body["spec"]
+        assert isinstance(spec, dict)
+        spec["holderIdentity"] = ""
+        try:
+            await self._api.replace(body)
+        except ApiError as error:
+            if not error.conflict:
+                raise
+            return False
+        return True
