@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -20,6 +19,7 @@ from kingbus_operator.shell.lease import Lease
 from kingbus_operator.shell.metrics import Metrics
 from kingbus_operator.shell.queue import Queue
 from kingbus_operator.shell.reconcile import Reconciler, Settings
+from kingbus_operator.shell.signals import stop_on_signals
 from kingbus_operator.shell.watch import watch
 
 log = logging.getLogger(__name__)
@@ -44,9 +44,7 @@ class Options:
 async def run(credentials: Credentials, options: Options) -> None:
     """Until SIGTERM or SIGINT."""
     stop, watching = asyncio.Event(), asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for name in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(name, stop.set)
+    stop_on_signals(stop)
     metrics = Metrics()
     async with Api(credentials) as api, HttpNodes() as nodes:
         lease = Lease(api, options.namespace, options.identity)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 
 import kopf
 
@@ -16,6 +17,7 @@ from kingbus_operator.api import GROUP, PLURAL, VERSION
 from kingbus_operator.build.common import MANAGER
 from kingbus_operator.kube.credentials import Credentials
 from kingbus_operator.shell.queue import Queue
+from kingbus_operator.shell.signals import stop_on_signals
 
 log = logging.getLogger(__name__)
 
@@ -65,8 +67,11 @@ async def watch(
     settings.networking.request_timeout = 30
     settings.watching.server_timeout = 300
     while not stop.is_set():
+        others = asyncio.all_tasks()
         try:
-            await kopf.operator(
+            # kopf.operator() in its two halves. The first ends with kopf taking the process's signals for itself, and
+            # never giving them back: they would be lost once it has failed. Nothing runs before they are ours again.
+            tasks = await kopf.spawn_tasks(
                 registry=registry_for(queue, credentials),
                 settings=settings,
                 standalone=True,
@@ -75,8 +80,10 @@ async def watch(
                 ready_flag=ready,
                 stop_flag=stop,
             )
-            stop.set()  # kopf takes the process's signals for itself: that it has ended means that it was told to
-            stop.set()  # it takes the signals itself while it runs, and returns only when it was told to stop
+            stop_on_signals(stop)
+            await kopf.run_tasks(tasks, ignored=others)
         except Exception as error:  # noqa: BLE001 - whatever ended the watches, they are begun again
             log.warning("the watches ended (%s: %s); again in %.0f s", type(error).__name__, error, _AGAIN)
-            await asyncio.sleep(_AGAIN)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_AGAIN):
+                await stop.wait()
