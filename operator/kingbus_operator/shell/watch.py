@@ -66,6 +66,8 @@ async def watch(
     settings.scanning.disabled = True  # what we watch is known; looking for new resources needs more rights
     settings.networking.request_timeout = 30
     settings.watching.server_timeout = 300
+    # Else kopf kills the process ten minutes after a failure, which it takes for the process's end.
+    settings.process.ultimate_exiting_timeout = None
     while not stop.is_set():
         others = asyncio.all_tasks()
         try:

@@ -9,7 +9,7 @@ import sys
 import threading
 import urllib.request
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -22,6 +22,15 @@ from kingbus_node.demo.ports import ReservedPort
 from kingbus_node.demo.waiting import wait_until
 
 _DEADLINE = 60.0
+_HASTY = """
+import kopf
+from kingbus_operator.main import main
+
+type(kopf.OperatorSettings().process).__init__.__defaults__ = (0.0,)
+assert kopf.OperatorSettings().process.ultimate_exiting_timeout == 0.0
+main()
+"""
+"""The operator, with a kopf that kills a process which has not ended at once and not in ten minutes."""
 
 
 class RefusingServer(ThreadingHTTPServer):
@@ -93,9 +102,10 @@ def server() -> Iterator[RefusingServer]:
             thread.join()
 
 
-@pytest.fixture
-def operator(server: RefusingServer, tmp_path: Path) -> Iterator[Running]:
-    kubeconfig, log, port = tmp_path / "kubeconfig", tmp_path / "operator.log", ReservedPort()
+@contextmanager
+def started(server: RefusingServer, folder: Path, *program: str) -> Iterator[Running]:
+    """The operator of this server, begun with these arguments of Python's."""
+    kubeconfig, log, port = folder / "kubeconfig", folder / "operator.log", ReservedPort()
     kubeconfig.write_text(
         yaml.safe_dump(
             {
@@ -108,7 +118,7 @@ def operator(server: RefusingServer, tmp_path: Path) -> Iterator[Running]:
     )
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("KINGBUS_", "KUBE"))}
     environment["KUBECONFIG"] = str(kubeconfig)
-    command = [sys.executable, "-m", "kingbus_operator.main", "run", "--image", "kingbus:1", "--port", str(port.number)]
+    command = [sys.executable, *program, "run", "--image", "kingbus:1", "--port", str(port.number)]
     with log.open("wb") as output:
         process = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
     try:
@@ -116,6 +126,12 @@ def operator(server: RefusingServer, tmp_path: Path) -> Iterator[Running]:
     finally:
         process.kill()
         process.wait()
+
+
+@pytest.fixture
+def operator(server: RefusingServer, tmp_path: Path) -> Iterator[Running]:
+    with started(server, tmp_path, "-m", "kingbus_operator.main") as running:
+        yield running
 
 
 def test_sigterm_ends_it_while_it_watches(operator: Running) -> None:
@@ -138,3 +154,12 @@ def test_a_signal_ends_it_before_it_watches_again(
     what = "the watches to end"
     wait_until(lambda: operator.told("the watches ended"), _DEADLINE, what, found=operator.log.read_text)
     operator.ends(how)
+
+
+def test_an_operator_whose_watches_have_failed_is_not_killed(server: RefusingServer, tmp_path: Path) -> None:
+    """By kopf, which takes a failure for the process's end."""
+    with started(server, tmp_path, "-c", _HASTY) as operator:
+        server.let_go.set()
+        what = "the watches to end"
+        wait_until(lambda: operator.told("the watches ended"), _DEADLINE, what, found=operator.log.read_text)
+        operator.ends(signal.SIGTERM)
