@@ -5,8 +5,8 @@ they start, if PYTHONPATH has this folder. What it does is up to KINGBUS_STUMBLI
 
 ``others``
     Every thread but the one that runs the tests stops for a moment now and then, just after it has received, sent,
-    waited, synced or told another one something, perhaps with a lock held; half of the threads begin late. Tests that
-    look too early fail.
+    waited, synced or told another one something, perhaps with a lock held, and once in a while for two seconds; half of
+    the threads begin late. Tests that look too early fail.
 ``tests``
     The thread that runs the tests stops at random lines of theirs. Tests that look too late fail.
 
@@ -93,7 +93,7 @@ class Others:
         if due is not None and now < due:
             return
         if due is not None:
-            time.sleep(self._dice.uniform(0, 0.15))
+            time.sleep(self._dice.uniform(0, 2.0 if self._dice.random() < 0.04 else 0.15))
         self._thread.due = time.monotonic() + self._dice.uniform(0.05, 0.6)
 
 
