@@ -47,7 +47,8 @@ def _chain(pool: Pool, flavor: Flavor) -> Chain:
     source = pool.server(SOURCE[flavor])
     workload = Workload(source).create()
     # Every answer is compared: none may be that the machine was too busy for the node to know that it is up to date.
-    settings: Settings = {"serve": {"server_id": source.server_id}, "raft": {"isolation_timeout": "60s"}}
+    # Not longer than that, for who asks for what lies ahead waits as long.
+    settings: Settings = {"serve": {"server_id": source.server_id}, "raft": {"isolation_timeout": "6s"}}
     node = pool.node(source, settings)
     workload.event_sizes((PACKET_LIMIT - 2, PACKET_LIMIT - 1, PACKET_LIMIT))  # in the first file: most dumps skip it
     workload.flush_logs()
