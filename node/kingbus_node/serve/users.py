@@ -78,16 +78,21 @@ def _read(path: Path) -> bytes:
 
 def load_users(path: Path) -> tuple[dict[str, User], tuple[Path, ...]]:
     """Read the users file, or folder. Returns the accounts by user name, and what to watch. Raises `UsersError`."""
-    if path.is_dir():
-        return _load_folder(path)
-    accounts, extra = _load_list(path)
+    try:
+        if path.is_dir():
+            return _load_folder(path)
+        accounts, extra = _load_list(path)
+    except OSError as problem:
+        raise UsersError(f"{path}: cannot be read: {problem.strerror}") from problem
+    except ValueError:  # NUL in the name of a file, half a character in a password
+        raise UsersError(f"{path}: a text in it has a character that is none") from None
     return accounts, (path, *extra)
 
 
 def _load_list(path: Path) -> tuple[dict[str, User], list[Path]]:
     try:
         document = yaml.safe_load(_read(path).decode("utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as problem:
+    except (yaml.YAMLError, ValueError, RecursionError) as problem:  # ValueError: no UTF-8, or a date of 31 February
         mark = getattr(problem, "problem_mark", None)  # the text around it may be a password: only say where
         where = f" (line {mark.line + 1})" if mark is not None else ""
         raise UsersError(f"{path}: expected YAML in UTF-8{where}") from None
@@ -135,7 +140,9 @@ def _account(where: str, item: object, folder: Path) -> tuple[User, list[Path]]:
         raise UsersError(f"{where}: expected a mapping with user and password, found {_kind(item)}")
     for key in item:
         if key not in _KEYS:
-            raise UsersError(f"{where}: unknown key {key!r}: expected {', '.join(sorted(_KEYS))}")
+            # Without a value it may be a password, or the rest of one: {password:secret} and {password: with, comma}.
+            found = "a key without a value" if item[key] is None else f"unknown key {key!r}"
+            raise UsersError(f"{where}: {found}: expected {', '.join(sorted(_KEYS))}")
     user = item.get("user")
     if not isinstance(user, str) or not 1 <= len(user) <= _MAX_USER_CHARACTERS:
         raise UsersError(

@@ -112,7 +112,14 @@ def test_privileges_have_the_names_that_grant_has(tmp_path: Path, names: str, pr
         ("- {user: a, password: s3cret, privileges: [1]}", "expected a list of REPLICATION SLAVE"),
         ("- {user: a, password: s3cret, require_tls: 'no'}", r"require_tls \(a\): expected true or false, found a"),
         ("- {user: a, password: s3cret, require_tls: 1}", "expected true or false, found a number"),
+        ("- {user: a, password:s3cret}", r"\[0\]: a key without a value: expected auth_string, password"),
+        ("- {user: a, password: so, s3cret}", r"\[0\]: a key without a value: expected auth_string, password"),
         ("- {user: a, password: 's3cret", r"expected YAML in UTF-8 \(line"),
+        ("- {user: s3cret, password: 2024-02-31}", "expected YAML in UTF-8"),
+        ("- {user: s3cret, password: 0x_}", "expected YAML in UTF-8"),
+        ("[s3cret, " * 5000, "expected YAML in UTF-8"),
+        (r'- {user: a, password: "s3cret\ud800"}', "users.yaml: a text in it has a character that is none"),
+        (r'- {user: a, password_file: "s3cret\0"}', "users.yaml: a text in it has a character that is none"),
     ],
 )
 def test_a_mistake_is_told_by_its_place_without_the_secret(tmp_path: Path, text: str, problem: str) -> None:
@@ -156,11 +163,12 @@ def test_a_rotated_password_is_in_force_without_a_restart(tmp_path: Path, monkey
     assert watched.digest("other") == sha2_digest(b"three")
 
 
+@pytest.mark.parametrize("mistake", ["- {user: repl}", "- {user: repl, password: 2024-02-31}"])
 def test_a_mistake_leaves_the_old_users_in_force(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, mistake: str
 ) -> None:
     watched = Watched(tmp_path, monkeypatch)
-    watched.write("- {user: repl}")
+    watched.write(mistake)
     with caplog.at_level(logging.ERROR):
         assert watched.digest() == sha2_digest(b"one")
         assert watched.digest() == sha2_digest(b"one")
