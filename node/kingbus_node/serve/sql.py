@@ -17,7 +17,7 @@ from typing import Final
 
 from kingbus_node.binlog.errors import BinlogError
 from kingbus_node.binlog.gtid import GtidSet
-from kingbus_node.serve.facts import SessionFacts, UserValue
+from kingbus_node.serve.facts import MAX_TEXT, SessionFacts, UserValue
 from kingbus_node.serve.lexer import Dialect
 from kingbus_node.serve.moments import moment
 from kingbus_node.serve.privileges import Privilege, check, grants
@@ -47,6 +47,7 @@ from kingbus_node.serve.statements import (
     Use,
     UserVariable,
     parse,
+    to_bytes,
 )
 from kingbus_node.serve.status import replica_status
 from kingbus_node.serve.variables import SystemVariables, VariableValue, shown
@@ -85,10 +86,19 @@ class SqlSession:
     def __init__(self, facts: SessionFacts, view: ServerView, neighbours: Neighbours) -> None:
         self.facts = facts
         self.variables = SystemVariables(view)
-        self.database: str | None = None
+        self._database: str | None = None
         self._view = view
         self._neighbours = neighbours
         self._left: _Left | None = None
+
+    @property
+    def database(self) -> str | None:
+        """What the client calls its database: what can be shown of that, and no more than `facts.MAX_TEXT` of it."""
+        return self._database
+
+    @database.setter
+    def database(self, name: str | None) -> None:
+        self._database = None if name is None else _printable(name[:MAX_TEXT])
 
     @property
     def autocommit(self) -> bool:
@@ -345,7 +355,7 @@ class SqlSession:
         for name in ("character_set_client", "character_set_connection", "character_set_results"):
             self.variables.write(self.variables.find(name), charset)
         if statement.collation is not None:
-            self.variables.write(self.variables.find("collation_connection"), statement.collation.lower())
+            self.variables.write(self.variables.find("collation_connection"), _printable(statement.collation.lower()))
         return Ok()
 
     # -- SHOW
@@ -556,6 +566,11 @@ _COUNTS: Final = frozenset(("error_count", "warning_count"))
 def _counts_problems(item: Item) -> bool:
     """``@@error_count``: asks what the statement before has left behind, and leaves it there."""
     return isinstance(item.expression, SystemVariable) and item.expression.name.lower() in _COUNTS
+
+
+def _printable(text: str) -> str:
+    """`text` of a statement without what is no UTF-8."""
+    return to_bytes(text).decode("utf-8", "replace")
 
 
 # -- functions ---------------------------------------------------------------------------------------------------------

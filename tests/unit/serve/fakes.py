@@ -72,12 +72,17 @@ class FakeNeighbours:
     outcome: PurgeOutcome | None = None
     purges: list[tuple[str | None, float | None]] = field(default_factory=list)
     status: dict[str, str | int | None] = field(default_factory=dict)
+    connections: list[Process] = field(
+        default_factory=lambda: [
+            Process(7, "repl", "127.0.0.1:5", None, "Binlog Dump", 3, "Source has sent all", "x" * 200)
+        ]
+    )
 
     def replicas(self) -> Sequence[ConnectedReplica]:
         return [ConnectedReplica(7, 2, "127.0.0.1", 33971, "3473f1eb-e696-11f1-83d2-02fc00000001")]
 
     def processes(self) -> Sequence[Process]:
-        return [Process(7, "repl", "127.0.0.1:5", None, "Binlog Dump", 3, "Source has sent all", "x" * 200)]
+        return self.connections
 
     def kill(self, connection_id: int, owner: str | None) -> KillOutcome:
         if connection_id not in self.owners:

@@ -311,6 +311,28 @@ def test_the_process_list_tells_what_a_connection_does(server: TestServer) -> No
         assert (process.user, process.connection_id, process.info) == ("repl", 1, None)
 
 
+@pytest.mark.parametrize(
+    ("command", "shown"),
+    [
+        (b"\x03USE `\xff\xc3\xa9`", "\ufffdé"),
+        (b"\x03USE " + b"x" * 1000, "x" * 255),
+        (b"\x02" + b"x" * (20 << 20), "x" * 255),
+    ],
+)
+def test_the_process_list_is_told_whatever_a_client_calls_its_database(
+    server: TestServer, command: bytes, shown: str
+) -> None:
+    """Nobody hides the list by a name that cannot be sent, or is longer than a client takes."""
+    with server.connect() as odd, server.connect() as administrator:
+        odd.command(command[0], command[1:])
+        assert odd.answer()[0] == 0
+        server.neighbours.connections = [session.process() for session in server.sessions]
+        with administrator.cursor() as cursor:
+            cursor.execute("SHOW PROCESSLIST")
+            assert [row[3] for row in cursor.fetchall()] == [shown, None]
+        assert one(odd, "SELECT DATABASE()") == shown
+
+
 # -- dumps
 
 

@@ -264,6 +264,11 @@ def test_the_memory_of_a_session_is_bounded(mysql: Connection) -> None:
     assert many.error("SET @one_more=1").code == ErrorCode.OUT_OF_RESOURCES
 
 
+def test_a_collation_that_is_no_text_can_be_asked_for(mysql: Connection) -> None:
+    assert isinstance(mysql.sql.execute(b"SET NAMES utf8mb4 COLLATE '\xff'"), Ok)
+    assert mysql.row("SELECT @@collation_connection") == ("\ufffd",)
+
+
 def test_a_statement_that_is_too_long_is_refused(mysql: Connection) -> None:
     assert mysql.error("SELECT '" + "x" * MAX_STATEMENT + "'").code == ErrorCode.NET_PACKET_TOO_LARGE
 
