@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import socket
+import sys
 import time
 from collections.abc import Iterator, Sequence
 
@@ -126,7 +127,8 @@ class LogView:
                 return iter(())
             raise _events_error("Could not find target log")
         events = self._events(info, position)
-        return itertools.islice(events, offset, None if count is None else offset + count)
+        end = sys.maxsize if count is None else offset + count  # clients say 18446744073709551615 for all
+        return itertools.islice(events, min(offset, sys.maxsize), min(end, sys.maxsize))
 
     def _events(self, info: FileInfo, position: int) -> Iterator[LogEvent]:
         """MySQL looks for the next event from any place on; MariaDB wants a place where an event begins (captured)."""

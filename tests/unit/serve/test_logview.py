@@ -129,6 +129,14 @@ def test_events_of_no_file_and_of_no_position_are_refused_as_mysql_does(logs: Lo
     assert list(view.events(None, 1 << 40, 0, None)) == []
 
 
+def test_as_many_events_as_a_client_can_say_are_all_of_them(logs: Logs) -> None:
+    """LIMIT 2, 18446744073709551615, as the manual has it."""
+    view = logs.view(Flavor.MYSQL, "mysql-9.7.4-000001")
+    whole = list(view.events(None, 4, 0, None))
+    assert list(view.events(None, 4, 2, (1 << 64) - 1)) == whole[2:]
+    assert list(view.events(None, 4, (1 << 64) - 1, 1)) == []
+
+
 def test_a_place_without_an_event_is_refused_as_mariadb_does(logs: Logs) -> None:
     view = logs.view(Flavor.MARIADB, "mariadb-10.11.19-000001")
     assert list(view.events(None, 0, 0, 1)) == list(view.events(None, 4, 0, 1))
