@@ -334,7 +334,8 @@ class SqlSession:
             plain = int(value) if value == int(value) else str(value)
         else:
             plain = "" if value is None else value
-        return lambda: self.variables.write(variable, plain)
+        converted = self.variables.converted(variable, plain)
+        return lambda: self.variables.write(variable, converted)
 
     def _check_user_variables(self, new: dict[str, UserValue]) -> None:
         merged = self.facts.user_variables | new

@@ -41,12 +41,13 @@ Source = Callable[[ServerView], VariableValue]
 
 @dataclass(frozen=True, slots=True)
 class Variable:
-    """One system variable. value: fixed, or computed from the server's state."""
+    """One system variable. value: fixed, or computed from the server's state. least: of a number, that may be SET."""
 
     name: str
     scope: Scope
     value: VariableValue | Source
     only: Only = Only.EITHER
+    least: int = 0
 
     def read(self, view: ServerView) -> VariableValue:
         """Its value now, global or a new session's."""
@@ -137,7 +138,7 @@ _VARIABLES: Final = (
     _b("foreign_key_checks", True),
     _g("have_ssl", "YES", Only.MARIADB),
     _g("init_connect", ""),
-    _b("interactive_timeout", 28800),
+    Variable("interactive_timeout", Scope.BOTH, 28800, least=1),
     _b("information_schema_stats_expiry", 86400, Only.MYSQL),
     _g("license", "Apache-2.0"),
     _b("lock_wait_timeout", 31536000),
@@ -168,7 +169,7 @@ _VARIABLES: Final = (
     _b("tx_isolation", "REPEATABLE-READ", Only.MARIADB),
     _b("tx_read_only", False, Only.MARIADB),
     _b("unique_checks", True),
-    _b("wait_timeout", 28800),
+    Variable("wait_timeout", Scope.BOTH, 28800, least=1),
 )
 
 _BY_NAME: Final = {variable.name: variable for variable in _VARIABLES}
@@ -225,7 +226,11 @@ class SystemVariables:
         if value is None:
             self._own.pop(variable.name, None)
             return
-        self._own[variable.name] = _converted(variable, value, variable.read(self._view))
+        self._own[variable.name] = self.converted(variable, value)
+
+    def converted(self, variable: Variable, value: VariableValue) -> VariableValue:
+        """What `write` makes of a value, and its errors."""
+        return _converted(variable, value, variable.read(self._view))
 
     def reset(self) -> None:
         """Forget what the session has SET."""
@@ -247,11 +252,14 @@ def shown(value: VariableValue) -> str:
     return "" if value is None else str(value)
 
 
+_MOST: Final = (1 << 64) - 1
 _TRUTHS: Final[dict[str, bool]] = {"on": True, "true": True, "1": True, "off": False, "false": False, "0": False}
 
 
 def _converted(variable: Variable, value: VariableValue, now: VariableValue) -> VariableValue:
-    """`value` as the kind that the variable has now."""
+    """`value` as the kind that the variable has now; a number that is out of bounds becomes the nearest one that is
+    not, as with the servers.
+    """
     if isinstance(now, bool):
         truth = _TRUTHS.get(str(int(value) if isinstance(value, bool) else value).lower())
         if truth is None:
@@ -262,5 +270,5 @@ def _converted(variable: Variable, value: VariableValue, now: VariableValue) -> 
     if isinstance(now, int):
         if isinstance(value, str):
             raise error(ErrorCode.WRONG_TYPE_FOR_VAR, f"Incorrect argument type to variable '{variable.name}'")
-        return int(value or 0)
+        return min(max(int(value or 0), variable.least), _MOST)
     return str(int(value)) if isinstance(value, bool) else str(value)

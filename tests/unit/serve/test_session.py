@@ -192,6 +192,17 @@ def test_an_idle_client_is_told_and_cut(keys: Keys) -> None:
         assert 0.5 < time.monotonic() - started < 30  # without the statement it is a minute
 
 
+@pytest.mark.parametrize("seconds", [0, -1])
+def test_the_shortest_wait_timeout_is_a_second(server: TestServer, seconds: int) -> None:
+    with server.raw() as client:
+        log_in(client)
+        started = time.monotonic()
+        client.send(b"\x03SET wait_timeout = %d" % seconds, 0)
+        assert client.packet()[0] == 0
+        assert b"because of inactivity" in client.packet()
+        assert time.monotonic() - started > 0.5
+
+
 # -- commands
 
 

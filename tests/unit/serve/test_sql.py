@@ -282,6 +282,18 @@ def test_session_variables_are_set_for_the_session_only(mysql: Connection) -> No
     assert mysql.row("SELECT @@sql_mode")[0] != "ANSI"
 
 
+def test_a_number_that_is_out_of_bounds_becomes_the_nearest(mysql: Connection) -> None:
+    mysql.ok(f"SET wait_timeout = 0, interactive_timeout = -5, net_buffer_length = -1, sql_select_limit = {10**30}")
+    names = "@@wait_timeout, @@interactive_timeout, @@net_buffer_length, @@sql_select_limit"
+    assert mysql.row(f"SELECT {names}") == ("1", "1", "0", "18446744073709551615")
+
+
+def test_a_set_with_a_mistake_sets_nothing(mysql: Connection) -> None:
+    for mistake in ("wait_timeout = 'x'", "sql_notes = 'perhaps'", "@@global.sql_notes = 1"):
+        assert mysql.error(f"SET autocommit = 0, @x = 1, {mistake}").code in (1227, 1231, 1232)
+    assert mysql.row("SELECT @@autocommit, @x") == ("1", None)
+
+
 @pytest.mark.parametrize(
     ("statement", "code", "text"),
     [
