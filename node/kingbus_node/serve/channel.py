@@ -51,7 +51,7 @@ class Channel:
         self._timeout = timeout
         self._deadline: float | None = None
         self._compression: Compression | None = None
-        self._inflated = b""
+        self._inflated = memoryview(b"")  # of a piece, what has not been read yet
         self.sequence = 0
         self.sent_bytes = 0
         sock.settimeout(timeout)
@@ -187,9 +187,10 @@ class Channel:
         if self._compression is None:
             return self._recv_plain(size)
         while not self._inflated:
-            self._inflated = self._compression.inflate() or self._compression.inflate(self._recv_plain(_CHUNK))
+            piece = self._compression.inflate() or self._compression.inflate(self._recv_plain(_CHUNK))
+            self._inflated = memoryview(piece)
         data, self._inflated = self._inflated[:size], self._inflated[size:]
-        return data
+        return bytes(data)
 
     def _recv_plain(self, size: int) -> bytes:
         self._apply_deadline()

@@ -9,6 +9,8 @@ import socket
 import ssl
 import threading
 import time
+import tracemalloc
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +19,7 @@ import pytest
 from kingbus_node.serve.channel import Channel, DisconnectedError, PeerTimeoutError
 from kingbus_node.serve.keys import SERVER_CERTIFICATE, SERVER_KEY, ensure_keys
 from kingbus_node.serve.tls import TlsContext
+from kingbus_node.wire.compression import Algorithm, Compression
 from kingbus_node.wire.errors import ErrorCode, ProtocolError
 
 
@@ -116,6 +119,23 @@ def test_abort_ends_a_blocked_send_from_another_thread() -> None:
             channel.send([bytes(100_000_000)])
         timer.join()
         channel.abort()
+
+
+def test_many_packets_in_one_piece_cost_no_more_than_as_many_pieces() -> None:
+    """A few KiB make millions of commands: what is left of them must not be copied with each."""
+    packets = b"\x01\0\0\0\x0e" * 3_000_000
+    body = zlib.compress(packets)
+    piece = len(body).to_bytes(3, "little") + b"\0" + len(packets).to_bytes(3, "little") + body
+    with connected() as (channel, peer):
+        channel.start_compression(Compression(Algorithm.ZLIB))
+        peer.sendall(piece)
+        assert channel.recv_packet(100, new_command=True) == b"\x0e"
+        tracemalloc.start()
+        try:
+            assert [channel.recv_packet(100, new_command=True) for _ in range(100)] == [b"\x0e"] * 100
+            assert tracemalloc.get_traced_memory()[1] < 1 << 20
+        finally:
+            tracemalloc.stop()
 
 
 def test_a_packet_beyond_the_limit_is_refused() -> None:
