@@ -12,6 +12,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime, tzinfo
 from decimal import Decimal
 from typing import Final
 
@@ -19,7 +20,7 @@ from kingbus_node.binlog.errors import BinlogError
 from kingbus_node.binlog.gtid import GtidSet
 from kingbus_node.serve.facts import MAX_TEXT, SessionFacts, UserValue
 from kingbus_node.serve.lexer import Dialect
-from kingbus_node.serve.moments import moment
+from kingbus_node.serve.moments import moment, time_zone
 from kingbus_node.serve.privileges import Privilege, check, grants
 from kingbus_node.serve.statements import (
     Assignment,
@@ -105,6 +106,10 @@ class SqlSession:
         """The session's @@autocommit: it shows in the status flags."""
         return bool(self.variables.read("autocommit"))
 
+    def time_zone(self) -> tzinfo | None:
+        """The session's; None when it was SET to one that is not known here."""
+        return time_zone(shown(self.variables.read("time_zone")))
+
     def reset(self) -> None:
         """COM_RESET_CONNECTION: forget all that statements have set."""
         self.variables.reset()
@@ -174,7 +179,11 @@ class SqlSession:
         self._check_privilege("PURGE")
         before: float | None = None
         if order.before is not None:
-            before = moment(self._evaluate(order.before), order.interval)
+            zone = self.time_zone()
+            if zone is None:  # guessing one could purge hours too much
+                name = shown(self.variables.read("time_zone"))
+                raise error(ErrorCode.UNKNOWN_TIME_ZONE, f"Unknown or incorrect time zone: '{name}'")
+            before = moment(self._evaluate(order.before), order.interval, zone)
             if before is None:
                 raise error(ErrorCode.WRONG_ARGUMENTS, "Incorrect arguments to PURGE LOGS BEFORE")
         done = self._neighbours.purge(order.to_file, before)
@@ -576,13 +585,16 @@ def _printable(text: str) -> str:
 
 # -- functions ---------------------------------------------------------------------------------------------------------
 
-_DATETIME_FUNCTIONS: Final = frozenset(
-    ("NOW", "CURRENT_TIMESTAMP", "LOCALTIME", "LOCALTIMESTAMP", "SYSDATE", "UTC_TIMESTAMP")
-)
+_LOCAL_TIME: Final = ("NOW", "CURRENT_TIMESTAMP", "LOCALTIME", "LOCALTIMESTAMP", "SYSDATE")
+_DATETIME_FUNCTIONS: Final = frozenset((*_LOCAL_TIME, "UTC_TIMESTAMP"))
 
 
-def _now(_: SqlSession) -> UserValue:
-    return time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime()).encode()
+def _now(session: SqlSession) -> UserValue:
+    return _time_in(session.time_zone() or UTC)
+
+
+def _time_in(zone: tzinfo) -> bytes:
+    return datetime.now(zone).strftime("%Y-%m-%d %H:%M:%S").encode()
 
 
 def _user(session: SqlSession) -> UserValue:
@@ -602,7 +614,8 @@ def _version(session: SqlSession) -> UserValue:
 
 
 _FUNCTIONS: Final[dict[str, Callable[[SqlSession], UserValue]]] = {
-    **dict.fromkeys(_DATETIME_FUNCTIONS, _now),
+    **dict.fromkeys(_LOCAL_TIME, _now),
+    "UTC_TIMESTAMP": lambda _: _time_in(UTC),
     **dict.fromkeys(("USER", "SESSION_USER", "SYSTEM_USER"), _user),
     "CURRENT_USER": _current_user,
     "DATABASE": _database,

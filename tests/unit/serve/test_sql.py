@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from datetime import datetime
 from decimal import Decimal
 
 import pytest
@@ -576,6 +577,38 @@ def test_a_purge_before_now_is_of_now(mysql: Connection) -> None:
     ((_, before),) = mysql.neighbours.purges
     assert before is not None
     assert -10 < time.time() - 3600 - before < 600
+
+
+@pytest.mark.parametrize(
+    ("zone", "before", "expected"),
+    [
+        ("SYSTEM", "'2026-01-02 09:00:00'", "2026-01-02T09:00:00+00:00"),
+        ("+09:00", "'2026-01-02 09:00:00'", "2026-01-02T00:00:00+00:00"),
+        ("-3:30", "20260102090000", "2026-01-02T12:30:00+00:00"),
+        ("Europe/Berlin", "'2026-07-02 09:00:00'", "2026-07-02T07:00:00+00:00"),
+        ("Europe/Berlin", "'2026-01-02 09:00:00' - INTERVAL 1 HOUR", "2026-01-02T07:00:00+00:00"),
+    ],
+)
+def test_a_purge_is_of_a_time_in_the_time_zone_of_the_session(
+    mysql: Connection, zone: str, before: str, expected: str
+) -> None:
+    """Else it could take hours more than was meant."""
+    mysql.ok(f"SET time_zone = '{zone}'")
+    mysql.ok(f"PURGE BINARY LOGS BEFORE {before}")
+    mysql.ok("PURGE BINARY LOGS BEFORE NOW()")
+    (_, meant), (_, now) = mysql.neighbours.purges
+    assert meant == datetime.fromisoformat(expected).timestamp()
+    assert now is not None
+    assert -10 < time.time() - now < 600
+
+
+@pytest.mark.parametrize("zone", ["Nowhere/Else", "+99:00", "+15:00", "America", "../passwd", "x" * 5000, "a\\0b", "²"])
+def test_no_purge_guesses_a_time_zone(mysql: Connection, zone: str) -> None:
+    mysql.ok(f"SET time_zone = '{zone}'")
+    refused = mysql.error("PURGE BINARY LOGS BEFORE '2026-01-02 09:00:00'")
+    assert (refused.code, refused.message[:34]) == (1298, "Unknown or incorrect time zone: '" + zone[:1])
+    assert mysql.neighbours.purges == []
+    mysql.ok("PURGE BINARY LOGS TO 'binlog.000002'")
 
 
 def test_kill_reaches_other_connections(mysql: Connection) -> None:
