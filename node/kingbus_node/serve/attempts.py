@@ -61,14 +61,27 @@ class Attempts:
                 self._hosts.popitem(last=False)
             known.count += 1
             known.last = now
-            delay = 0.0 if known.count <= FREE else min(_SLOWEST, _STEP * 2 ** min(known.count - FREE - 1, 10))
+            delay = _delay(known.count)
             if now - known.logged < _LOG_SECONDS:
                 known.silent += 1
                 return Verdict(delay, log=False, unlogged=0)
             unlogged, known.silent, known.logged = known.silent, 0, now
             return Verdict(delay, log=True, unlogged=unlogged)
 
+    def delay(self, host: str) -> float:
+        """Seconds to wait before somebody at this address is told of a mistake that does not count yet."""
+        with self._lock:
+            known = self._hosts.get(host)
+            if known is None or self._clock() - known.last > _FORGET_SECONDS:
+                return 0.0
+            return _delay(known.count + 1)
+
     def succeeded(self, host: str) -> None:
         """Somebody at this address knows a password: the next mistake is a first one again."""
         with self._lock:
             self._hosts.pop(host, None)
+
+
+def _delay(count: int) -> float:
+    """What the mistake of this number costs."""
+    return 0.0 if count <= FREE else min(_SLOWEST, _STEP * 2 ** min(count - FREE - 1, 10))

@@ -275,11 +275,20 @@ class Session:
 
     def _authenticate(self, login: Login, step: Step, user: str, account: User | None) -> None:
         """Go through the conversation to its end; returns when the client has proven who it is, and may come so."""
-        while True:
-            self._channel.send_packets(step.packets)
-            if step.outcome is not Outcome.CONTINUE:
-                break
-            step = login.proceed(self._channel.recv_packet(MAX_HANDSHAKE))
+        waited: float | None = None
+        try:
+            while True:
+                if login.doubted and waited is None:
+                    waited = self._server.attempts.delay(self.facts.host)
+                    time.sleep(waited)  # see below: this is an answer to a guess, too
+                self._channel.send_packets(step.packets)
+                if step.outcome is not Outcome.CONTINUE:
+                    break
+                step = login.proceed(self._channel.recv_packet(MAX_HANDSHAKE))
+        except (DisconnectedError, PeerTimeoutError, ProtocolError):
+            if login.doubted:  # who has heard that does not have to wait for the end to know that the guess was wrong
+                self._failed(access_denied(user, self.facts.host, using_password=True), "it left before it was told")
+            raise
         unencrypted = account is not None and account.require_tls and not self.facts.tls
         if step.outcome is Outcome.ACCEPTED and account is not None and not unencrypted:
             self.facts.user = user
@@ -293,14 +302,20 @@ class Session:
                 "Client does not support authentication protocol requested by server; consider upgrading MySQL client",
             )
         refusal = access_denied(user, self.facts.host, using_password=login.using_password)
+        delay = self._failed(refusal, "this user must use TLS" if unencrypted else "")
+        # The answer to a guess is worth waiting for; only this connection's thread waits.
+        time.sleep(max(0.0, delay - (waited or 0.0)))
+        raise refusal
+
+    def _failed(self, refusal: MySQLError, why: str) -> float:
+        """Count a wrong password, and log it, or not. Returns how many seconds its answer is to wait."""
         verdict = self._server.attempts.failed(self.facts.host)
         if verdict.log:
             more = f" ({verdict.unlogged} more from there were not logged)" if verdict.unlogged else ""
-            if unencrypted:
-                more = f": this user must use TLS{more}"
+            if why:
+                more = f": {why}{more}"
             _log.warning("connection %d: %s%s", self.facts.connection_id, refusal.message, more)
-        time.sleep(verdict.delay)  # the answer to a guess is worth waiting for; only this connection's thread waits
-        raise refusal
+        return verdict.delay
 
     # -- commands
 

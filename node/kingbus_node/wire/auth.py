@@ -222,6 +222,8 @@ class Login:
     account: None when there is no such user; the packets are the same, the end is not. secure: the connection is
     encrypted. public_key: PEM, for full authentication without TLS. decrypt: RSA-OAEP (SHA-1) decryption with its
     private key; None when the data does not decrypt.
+
+    using_password: the client has sent one, or what proves it.
     """
 
     def __init__(
@@ -244,6 +246,11 @@ class Login:
         self._full = False
         self._key_sent = False
         self.using_password = False
+
+    @property
+    def doubted(self) -> bool:
+        """AuthMoreData 04 tells the client that what it sent proves nothing yet: all that who guesses wants to know."""
+        return self._full
 
     def begin(self, plugin: str | None, data: bytes, *, switch: bool = False) -> Step:
         """The client's first answer. plugin: the one it names, None when it knows none. switch: always ask again

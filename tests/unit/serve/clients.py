@@ -78,7 +78,7 @@ class TestServer:
         self.dumps: list[tuple[DumpRequest, SessionFacts]] = []
         self.logins: list[str] = []
         self.sessions: list[Session] = []
-        self._threads: list[threading.Thread] = []
+        self.threads: list[threading.Thread] = []
         self._server = Server(
             view=self.view,
             users=Users(keys.folder / "users.yaml"),
@@ -105,7 +105,7 @@ class TestServer:
         self._listener.close()
         for session in self.sessions:
             session.abort()
-        for thread in self._threads:
+        for thread in self.threads:
             thread.join(10)
             assert not thread.is_alive(), "a connection does not end"
 
@@ -118,7 +118,7 @@ class TestServer:
             session = Session(sock, peer, number, self._server)
             self.sessions.append(session)
             thread = threading.Thread(target=session.run)
-            self._threads.append(thread)
+            self.threads.append(thread)
             thread.start()
 
     def _note_dump(self, request: DumpRequest, facts: SessionFacts, channel: Channel) -> None:

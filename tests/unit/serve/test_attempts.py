@@ -19,6 +19,17 @@ def test_the_first_mistakes_are_answered_at_once_and_the_next_ever_more_slowly()
     assert attempts.failed("10.0.0.2").delay == 0
 
 
+def test_what_the_next_mistake_costs_is_known_before_it_counts() -> None:
+    clock = Clock()
+    attempts = Attempts(clock)
+    assert attempts.delay("a") == 0
+    for _ in range(FREE + 7):
+        expected = attempts.delay("a")
+        assert attempts.failed("a").delay == expected
+    clock.now += 301
+    assert attempts.delay("a") == 0
+
+
 def test_a_success_and_time_make_good() -> None:
     clock = Clock()
     attempts = Attempts(clock)

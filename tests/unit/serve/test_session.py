@@ -107,6 +107,45 @@ def test_wrong_passwords_are_logged_once_in_a_while(
     assert "wrong" not in caplog.text
 
 
+def test_who_leaves_when_a_password_is_doubted_has_guessed_one(
+    keys: Keys, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What caching_sha2_password says to a wrong one is as good as the refusal that would follow."""
+    monkeypatch.setattr(attempts, "_STEP", 0.2)
+    took: dict[str, list[float]] = {"repl": [], "nobody": []}
+    for user, seconds in took.items():
+        with TestServer(keys) as server, caplog.at_level(logging.INFO):
+            for _ in range(attempts.FREE + 1):
+                with server.raw() as client:
+                    started = time.monotonic()
+                    guess(client, user)
+                    seconds.append(time.monotonic() - started)
+                until_ended(server)
+    assert all(seconds[-1] >= 0.2 for seconds in took.values())
+    said = [record.getMessage() for record in caplog.records if "Access denied" in record.getMessage()]
+    text = "Access denied for user '{}'@'127.0.0.1' (using password: YES): it left before it was told"
+    assert [line.partition(": ")[2] for line in said] == [text.format(user) for user in took]
+
+
+def guess(client: RawClient, user: str) -> None:
+    """A wrong password for caching_sha2_password, up to what is said to it first."""
+    rest = client.greeting.split(b"\0", 1)[1]
+    scramble = rest[4:12] + rest[31:43]
+    flags = int(Capability.PROTOCOL_41 | Capability.SECURE_CONNECTION | Capability.PLUGIN_AUTH)
+    proof = sha2_response(b"wrong", scramble)
+    client.send(
+        struct.pack("<IIB23x", flags, 1 << 24, 45) + user.encode() + b"\0\x20" + proof + b"caching_sha2_password\0", 1
+    )
+    assert client.packet() == b"\x01\x04"
+
+
+def until_ended(server: TestServer) -> None:
+    """All connections have ended."""
+    for thread in server.threads:
+        thread.join(60)
+        assert not thread.is_alive()
+
+
 def test_nothing_secret_is_logged(server: TestServer, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.DEBUG):
         server.connect("repl").close()
