@@ -253,6 +253,8 @@ def shown(value: VariableValue) -> str:
 
 
 _MOST: Final = (1 << 64) - 1
+_MAX_TEXT: Final = 4096
+"""Characters: no value that a variable can have on a server is as long, and each session may keep one of each."""
 _TRUTHS: Final[dict[str, bool]] = {"on": True, "true": True, "1": True, "off": False, "false": False, "0": False}
 
 
@@ -271,4 +273,9 @@ def _converted(variable: Variable, value: VariableValue, now: VariableValue) -> 
         if isinstance(value, str):
             raise error(ErrorCode.WRONG_TYPE_FOR_VAR, f"Incorrect argument type to variable '{variable.name}'")
         return min(max(int(value or 0), variable.least), _MOST)
-    return str(int(value)) if isinstance(value, bool) else str(value)
+    text = str(int(value)) if isinstance(value, bool) else str(value)
+    if len(text) > _MAX_TEXT:
+        raise error(
+            ErrorCode.WRONG_VALUE_FOR_VAR, f"Variable '{variable.name}' can't be set to the value of '{text[:64]}'"
+        )
+    return text
