@@ -18,7 +18,7 @@ from typing import Final
 
 from kingbus_node.serve.attempts import Attempts
 from kingbus_node.serve.channel import Channel, DisconnectedError, PeerTimeoutError
-from kingbus_node.serve.facts import SessionFacts
+from kingbus_node.serve.facts import MAX_TEXT, SessionFacts
 from kingbus_node.serve.keys import RsaPair
 from kingbus_node.serve.privileges import Privilege, check
 from kingbus_node.serve.sql import Answer, SqlSession
@@ -275,6 +275,7 @@ class Session:
 
     def _authenticate(self, login: Login, step: Step, user: str, account: User | None) -> None:
         """Go through the conversation to its end; returns when the client has proven who it is, and may come so."""
+        named = user[:MAX_TEXT]  # in the log and in the answer: before the login a name may be long, and anybody's
         waited: float | None = None
         try:
             while True:
@@ -287,7 +288,7 @@ class Session:
                 step = login.proceed(self._channel.recv_packet(MAX_HANDSHAKE))
         except (DisconnectedError, PeerTimeoutError, ProtocolError):
             if login.doubted:  # who has heard that does not have to wait for the end to know that the guess was wrong
-                self._failed(access_denied(user, self.facts.host, using_password=True), "it left before it was told")
+                self._failed(access_denied(named, self.facts.host, using_password=True), "it left before it was told")
             raise
         unencrypted = account is not None and account.require_tls and not self.facts.tls
         if step.outcome is Outcome.ACCEPTED and account is not None and not unencrypted:
@@ -301,7 +302,7 @@ class Session:
                 ErrorCode.NOT_SUPPORTED_AUTH_MODE,
                 "Client does not support authentication protocol requested by server; consider upgrading MySQL client",
             )
-        refusal = access_denied(user, self.facts.host, using_password=login.using_password)
+        refusal = access_denied(named, self.facts.host, using_password=login.using_password)
         delay = self._failed(refusal, "this user must use TLS" if unencrypted else "")
         # The answer to a guess is worth waiting for; only this connection's thread waits.
         time.sleep(max(0.0, delay - (waited or 0.0)))

@@ -146,6 +146,15 @@ def until_ended(server: TestServer) -> None:
         assert not thread.is_alive()
 
 
+def test_a_long_name_makes_no_long_line_of_the_log(server: TestServer, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.DEBUG):
+        assert refusal(lambda: server.connect("x" * 50_000, "wrong"))[0] == 1045
+        until_ended(server)
+    said = [record.getMessage() for record in caplog.records if "Access denied" in record.getMessage()]
+    assert said
+    assert max(map(len, said)) < 1000
+
+
 def test_nothing_secret_is_logged(server: TestServer, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.DEBUG):
         server.connect("repl").close()
