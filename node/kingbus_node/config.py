@@ -106,7 +106,7 @@ class Address:
     def parse(cls, text: str) -> Self:
         """Read ``host:port`` or ``[ipv6]:port``. Raises ``ValueError`` when the text is something else."""
         match = _ADDRESS.fullmatch(text.strip())
-        if match is None or int(match["port"]) > 65535:
+        if match is None or int(match["port"]) > 65535 or not _can_be_looked_up(match["host"] or ""):
             raise ValueError(f"{text!r} is not an address: expected host:port or [ipv6]:port")
         return cls(match["ipv6"] or match["host"], int(match["port"]))
 
@@ -120,6 +120,17 @@ class Address:
 
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def _can_be_looked_up(host: str) -> bool:
+    """Whether a name may be given to ``socket.getaddrinfo``: for two dots in a row, or more than 63 characters between
+    dots, that raises an error which is no ``OSError``.
+    """
+    try:
+        host.encode("idna")
+    except UnicodeError:
+        return False
+    return True
 
 
 def _address(value: object) -> Address:

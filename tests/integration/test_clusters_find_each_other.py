@@ -165,3 +165,14 @@ def test_a_name_that_leads_to_another_node_is_noticed(begin: Callable[..., End])
     with pytest.raises(RaftError, match=r"this node is 127\.0\.0\.1:1, not"):  # noqa: SIM117
         with a.transport.open_stream(where, "any", soon()):
             pass
+
+
+def test_a_name_that_cannot_be_looked_up_is_no_address_and_ends_no_thread(
+    begin: Callable[..., End], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    crashed: list[str] = []
+    monkeypatch.setattr(threading, "excepthook", lambda what: crashed.append(str(what.exc_value)))
+    address = "kingbus-0..nodes:7401"  # as it may stand in a log already
+    begin().transport.connect_to([address])
+    until(lambda: bool(crashed) or f"no connection to {address}" in caplog.text, "an attempt")
+    assert not crashed

@@ -138,7 +138,11 @@ def test_an_address_is_read_and_printed_alike(text: str, address: Address) -> No
 
 
 @pytest.mark.parametrize(
-    "text", ["", "host", "host:", ":1", "host:65536", "::1:3306", "user@host:1", "a b:1", "host:x"]
+    "text",
+    [
+        *("", "host", "host:", ":1", "host:65536", "::1:3306", "user@host:1", "a b:1", "host:x"),
+        *("mysql-0..mysql:1", ".mysql:1", f"{'m' * 64}.mysql:1"),
+    ],
 )
 def test_what_is_no_address_is_refused(text: str) -> None:
     assert problems(source={"endpoints": [text]}) == [
