@@ -11,9 +11,10 @@ from clusters.lab import soon, until
 
 from kingbus_node.config import Address
 from kingbus_node.demo.ports import ReservedPort
+from kingbus_node.raft import handshake, hello
 from kingbus_node.raft.errors import RaftError
 from kingbus_node.raft.hello import Hello, Purpose
-from kingbus_node.raft.transport import Connected, Transport
+from kingbus_node.raft.transport import MAX_STREAMS, Connected, Transport
 
 
 class End:
@@ -176,3 +177,28 @@ def test_a_name_that_cannot_be_looked_up_is_no_address_and_ends_no_thread(
     begin().transport.connect_to([address])
     until(lambda: bool(crashed) or f"no connection to {address}" in caplog.text, "an attempt")
     assert not crashed
+
+
+def test_a_stream_whose_caller_is_gone_before_the_answer_takes_no_place(
+    begin: Callable[..., End], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, asks = begin(incarnation=1), begin(incarnation=2)
+    asked.transport.serve_streams("echo", lambda connection, _: connection.sendall(connection.recv(1)))
+    send = handshake.send
+
+    def gone(*_: object) -> None:
+        raise ConnectionResetError("connection reset by peer")
+
+    port = int(asked.address.rpartition(":")[2])
+    greeting = Hello(Purpose.STREAM, 0, 2, asks.address, asked.address, "asks", info={"stream": "echo"})
+    monkeypatch.setattr(handshake, "send", gone)
+    for _ in range(MAX_STREAMS):
+        with socket.create_connection(("127.0.0.1", port)) as connection:
+            connection.settimeout(60)
+            connection.sendall(hello.encode(greeting))
+            assert connection.recv(1) == b""
+    monkeypatch.setattr(handshake, "send", send)
+    with asks.transport.open_stream(asked.address, "echo", soon()) as connection:
+        connection.settimeout(60)
+        connection.sendall(b"!")
+        assert connection.recv(1) == b"!"

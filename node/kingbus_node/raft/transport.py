@@ -389,7 +389,7 @@ class Transport:
                 try:
                     handshake.send(connection, ours, deadline)
                 except OSError:
-                    self.is_down(theirs.sender, theirs.link)
+                    self._take_back(theirs)
                     raise
                 self._handshakes.release()
                 greeted = True
@@ -440,6 +440,14 @@ class Transport:
             self._on_link(_ready(half.peer, theirs.link, half.control, connection))
 
         return proceed
+
+    def _take_back(self, theirs: Hello) -> None:
+        """It was admitted, and could not be told so."""
+        if theirs.purpose is not Purpose.STREAM:
+            self.is_down(theirs.sender, theirs.link)
+            return
+        with self._changed:
+            self._streams -= 1
 
     def _admit_stream(self, connection: socket.socket, theirs: Hello) -> Callable[[], None]:
         """The lock is held."""
