@@ -11,6 +11,7 @@ import random
 import socket
 import ssl
 import struct
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -19,13 +20,17 @@ from pathlib import Path
 import pytest
 from clusters.certificates import Authority
 from clusters.lab import Lab, Node, notes, soon, until
+from unit.store.samples import Source
 
-from kingbus_node.raft import handshake, hello
+from kingbus_node.raft import asking, handshake, hello
 from kingbus_node.raft.frames import encode_frame
 from kingbus_node.raft.hello import Hello, Purpose, Refusal
+from kingbus_node.raft.keeper import RetentionKeeper
 from kingbus_node.raft.messages import TimeoutNow
 from kingbus_node.raft.options import TlsFiles
+from kingbus_node.raft.purges import ClusterPurges
 from kingbus_node.raft.tls import PeerTls, PeerTlsError
+from kingbus_node.store.retention import RetentionPolicy
 
 PEER = "10.255.255.1:7401"
 
@@ -117,6 +122,38 @@ def test_a_peer_that_breaks_the_protocol_loses_its_link_and_nothing_else(
     assert "closed the connection to stranger" in caplog.text
     lab.write("after")
     assert node.cluster.failure is None
+
+
+@pytest.mark.parametrize(
+    ("kind", "question"),
+    [
+        ("segments", b"[" * 100_000 + b"\n"),
+        ("segments", b'{"op": "read", "first": 1, "offset": %d}\n' % 10**40),
+        ("echo", b"[" * 16_000 + b"\n"),
+        ("purge", b'{"before": %d}\n' % 10**400),
+    ],
+)
+def test_no_question_of_a_peer_ends_a_thread(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, kind: str, question: bytes
+) -> None:
+    crashed: list[str] = []  # a node whose thread ends so ends itself
+    monkeypatch.setattr(threading, "excepthook", lambda what: crashed.append(repr(what.exc_value)))
+    lab.found(1)
+    node, source = lab.leader(), Source()
+    entries = [source.flavor(), source.file()]
+    for _ in range(30):
+        entries += [source.transaction((79, 60_000, 31)), source.end_of_file(), source.file()]
+    assert node.cluster.wait_committed(node.cluster.propose(entries), soon())
+    asking.answer(node.cluster, "echo", lambda asked: asked)
+    ClusterPurges(node.cluster, RetentionKeeper(node.log, node.cluster, RetentionPolicy()))
+    with visit(node) as connection:
+        connection.sendall(hello.encode(greeting(node, purpose=Purpose.STREAM, link=0, info={"stream": kind})))
+        assert isinstance(handshake.receive(connection, soon()), Hello)
+        connection.sendall(question)
+        connection.shutdown(socket.SHUT_WR)
+        assert ended(connection)
+    until(lambda: not any(one.name.startswith("raft-greet") for one in threading.enumerate()), "the answer")
+    assert not crashed
 
 
 def test_many_strangers_who_say_nothing_do_not_keep_others_out(lab: Lab) -> None:

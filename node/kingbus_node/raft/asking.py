@@ -63,7 +63,7 @@ def ask(peers: Streams, member: MemberStatus, kind: str, question: object, secon
                     answer: object = json.loads(lines.readline(_MAX_LINE))
             except TimeoutError as error:
                 raise UnfinishedError(f"{member.name} does not answer") from error
-    except (OSError, RaftError, ValueError) as error:
+    except (OSError, RaftError, ValueError, RecursionError) as error:
         raise UnansweredError(f"{member.name} cannot be asked: {error}") from error
     return answer
 
@@ -86,7 +86,7 @@ def answer(peers: Streams, kind: str, answerer: Callable[[object], object]) -> N
             with connection.makefile("rb") as lines:
                 question: object = json.loads(lines.readline(_MAX_LINE))
             connection.sendall(_line(answerer(question)))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:  # whatever text came for JSON
             logger.debug("%s has no answer about %s: %s", peer.name, kind, error)
 
     peers.serve_streams(kind, serve)

@@ -104,7 +104,8 @@ class SegmentServer:
                 if not any(offer.first_index == first for offer in offers(self._log)):
                     raise ProtocolError(f"no segment that begins with entry {first} may be copied")
                 reader = SegmentReader(self._log.directory, first)
-                _send(connection, max(0, reader.size - offset))
+                offset = min(offset, reader.size)
+                _send(connection, reader.size - offset)
                 while not self._stopping.is_set() and (data := reader.read(offset, _BLOCK)):
                     connection.sendall(data)
                     offset += len(data)
@@ -293,6 +294,6 @@ def _receive(lines: BinaryIO) -> Json:
         return None
     try:
         value: Json = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ProtocolError(f"a copy says {line[:100]!r}, which is not JSON") from error
     return value

@@ -84,9 +84,7 @@ class ClusterPurges:
         order = question if isinstance(question, dict) else {}
         to, before = order.get("to"), order.get("before")
         try:
-            done = self._here(
-                to if isinstance(to, str) else None, float(before) if isinstance(before, int | float) else None
-            )
+            done = self._here(to if isinstance(to, str) else None, before if isinstance(before, int | float) else None)
         except UnknownLogError as error:
             return {"error": "unknown", "text": str(error)}
         except PurgeUnfinishedError as error:
