@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from clusters.lab import Lab, Node, soon, until
+from clusters.lab import Lab, Node, note, soon, until
 from unit.store.samples import Source
 
 from kingbus_node.raft import asking, floors
@@ -94,6 +94,21 @@ def test_a_purge_on_a_follower_is_done_by_the_leader_and_seen_where_it_was_asked
         purges[follower.name].purge("x" * 600, None)
     assert purges[leader.name].purge("binlog.000006", None) == Purged("binlog.000006", 1, 0)
     assert len(set(story.oldest_files())) == 1
+
+
+def test_a_purge_is_seen_where_it_was_asked_for_although_other_entries_were_lost_there(lab: Lab) -> None:
+    story = Keepers(lab)
+    deposed = lab.leader()
+    others = [node for node in story.nodes if node is not deposed]
+    purges = {node.name: ClusterPurges(node.cluster, story.keepers[node.name]) for node in story.nodes}
+    lab.network.part([deposed.address], [node.address for node in others])
+    deposed.cluster.propose([note(f"nobody gets this {number}") for number in range(50)])
+    leader = lab.leader(others)
+    until(lambda: not deposed.cluster.is_leader, "the one who is cut off sees it")
+    lab.network.heal()
+    until(lambda: deposed.cluster.leader == leader.name, "it follows")
+    lab.settle()
+    assert purges[deposed.name].purge("binlog.000003", None) == Purged("binlog.000003", 2, 0)
 
 
 def test_a_purge_that_cannot_reach_the_leader_says_so(lab: Lab) -> None:

@@ -177,6 +177,12 @@ class ClusterConsensus(Consensus, Protocol):
         proposes entries that belong behind others must say so: those may have been lost with an earlier leadership.
         """
 
+    def wait_readable(self, index: int, deadline: float) -> bool:
+        """Waits until readers of this node can see entry `index`, which another node says to be committed; False when
+        `deadline` comes first. Unlike `wait_committed` it is not about what this node has proposed itself: that may
+        have been another entry at the same place, lost with its leadership. ConsensusClosedError, ConsensusFailedError.
+        """
+
     @property
     def known_commit_index(self) -> int:
         """The last entry that may be committed as far as this node has heard: of a follower, what the leader has told;

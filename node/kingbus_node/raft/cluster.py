@@ -171,6 +171,10 @@ class Cluster:
         """See `raft.api.Consensus.wait_committed`."""
         return self._reigns.wait_committed(index, deadline)
 
+    def wait_readable(self, index: int, deadline: float) -> bool:
+        """See `raft.api.ClusterConsensus.wait_readable`."""
+        return self._reigns.wait_readable(index, deadline)
+
     @property
     def commit_index(self) -> int:
         """The last committed entry that readers can see."""

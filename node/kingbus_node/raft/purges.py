@@ -39,7 +39,7 @@ class Peers(asking.Peers, Protocol):
     @property
     def is_leader(self) -> bool: ...
 
-    def wait_committed(self, index: int, deadline: float, /) -> bool: ...
+    def wait_readable(self, index: int, deadline: float, /) -> bool: ...
 
 
 class ClusterPurges:
@@ -76,7 +76,7 @@ class ClusterPurges:
         except asking.UnansweredError as error:
             raise ConsensusError(f"only the leader can purge binary logs: {error}") from error
         done = _read(answer)
-        if done is not None and not self._peers.wait_committed(done.index, time.monotonic() + _FOLLOW_SECONDS):
+        if done is not None and not self._peers.wait_readable(done.index, time.monotonic() + _FOLLOW_SECONDS):
             raise PurgeUnfinishedError("the leader has purged, but this node has not heard of it yet")
         return done
 

@@ -105,9 +105,17 @@ class Reigns:
 
     def wait_committed(self, index: int, deadline: float) -> bool:
         """See `raft.api.Consensus.wait_committed`."""
+        return self._wait(index, deadline, own=True)
+
+    def wait_readable(self, index: int, deadline: float) -> bool:
+        """See `raft.api.ClusterConsensus.wait_readable`."""
+        return self._wait(index, deadline, own=False)
+
+    def _wait(self, index: int, deadline: float, *, own: bool) -> bool:
+        """`own`: the entry was proposed here, so that it may be lost with the reign."""
         with self.changed:
             while True:
-                if any(first <= index <= last for first, last in self._lost):
+                if own and any(first <= index <= last for first, last in self._lost):
                     raise self._refusal()
                 if self.commit_index >= index:
                     return True
