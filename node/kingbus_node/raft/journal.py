@@ -11,8 +11,8 @@ the page cache to the connection without passing through this process.
 Nothing here grows with the log. Terms come from the ``.idx``; only the last run of entries of one term is remembered,
 which answers nearly every question.
 
-Syncing is ``syncer``'s; everything else is called by the one thread that owns the core, ``commit`` included: it drops
-what a purge ended, and the core may be about to send that.
+Syncing is ``syncer``'s. ``commit`` is called without the lock of the core, beside a proposer who sends: it drops what a
+purge ended, and the core may be about to send that (``PurgedError``). Everything else is called under that lock.
 """
 
 from __future__ import annotations

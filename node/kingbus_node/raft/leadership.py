@@ -16,6 +16,7 @@ from kingbus_node.raft.errors import ChangeRefusedError, ProtocolError
 from kingbus_node.raft.messages import Append, AppendReply, Install, Kind, TimeoutNow
 from kingbus_node.raft.progress import Mode, Progress
 from kingbus_node.raft.storage import Proposal
+from kingbus_node.store.errors import PurgedError
 
 if TYPE_CHECKING:
     from kingbus_node.raft.core import Raft
@@ -219,7 +220,11 @@ class Leadership:
             if prev_term is None:
                 self._send_snapshot(progress)
                 return
-            entries = tuple(storage.read(progress.next, raft.settings.append_bytes))
+            try:
+                entries = tuple(storage.read(progress.next, raft.settings.append_bytes))
+            except PurgedError:
+                self._send_snapshot(progress)
+                return
             raft.send(
                 progress.address,
                 Append(raft.term, self._clock(), progress.next - 1, prev_term, raft.commit_index, entries),
@@ -236,7 +241,11 @@ class Leadership:
         Simulation: ``no-snapshot``, seed 1.
         """
         raft = self._raft
-        snapshot = self._storage.snapshot()
+        try:
+            snapshot = self._storage.snapshot()
+        except PurgedError as error:
+            log.debug("%s gets the state with the next messages: %s", progress.address, error)
+            return
         configuration = snapshot.configuration or raft.formation.founders
         progress.next = snapshot.index + 1
         progress.sent_snapshot()

@@ -119,11 +119,17 @@ class Storage(Protocol):
         ...
 
     def snapshot(self) -> Snapshot:
-        """The state at one below ``first_index``."""
+        """The state at one below ``first_index``.
+
+        :raises PurgedError: a purge was committed this moment; ask again
+        """
         ...
 
     def read(self, index: int, max_bytes: int) -> Sequence[Entry]:
-        """The entries from `index` on, at least one, and no more than `max_bytes` unless the first alone is larger."""
+        """The entries from `index` on, at least one, and no more than `max_bytes` unless the first alone is larger.
+
+        :raises PurgedError: a purge was committed this moment, and they are gone
+        """
         ...
 
     def seal_control(self, kind: Kind, body: bytes, index: int, term: int) -> Entry:

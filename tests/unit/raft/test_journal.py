@@ -722,6 +722,47 @@ def test_a_node_that_needs_purged_entries_begins_with_the_leaders_snapshot(tmp_p
     assert str(LogReader(away.disk.directory).purged()) == executed(60)
 
 
+@pytest.mark.parametrize("asked", ["entries", "state"])
+def test_a_purge_that_comes_while_its_entries_are_being_sent_hurts_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: str
+) -> None:
+    cluster = Cluster(tmp_path, segment_bytes=8192)
+    source = Source()
+    leader = cluster.led()
+    away = next(m for m in cluster.members.values() if m is not leader)
+    cluster.run(cluster.settled)
+    cluster.crash(away)
+    leader.raft.propose([Draft(source.flavor())], cluster.now)
+    for _ in range(3):
+        leader.raft.propose([Draft(source.file())], cluster.now)
+        leader.raft.propose([Draft(source.transaction()) for _ in range(60)], cluster.now)
+        leader.raft.propose([Draft(source.end_of_file())], cluster.now)
+    cluster.run(cluster.settled)
+    journal, commit = leader.disk.journal, leader.disk.journal.commit
+    if asked == "state":
+        leader.raft.propose([Draft(leader.disk.log.purge_entry(2))], cluster.now)
+        cluster.run(cluster.settled)
+    last = leader.raft.propose([Draft(leader.disk.log.purge_entry(3))], cluster.now)
+    monkeypatch.setattr(journal, "commit", lambda _: None)
+    cluster.run(lambda: leader.raft.readable_index == last)
+    owner, name = (journal, "read") if asked == "entries" else (leader.disk.log, "state_at")
+    real = getattr(owner, name)
+
+    def in_between(*arguments: int) -> object:
+        """The loop's thread commits the purge, while a proposer's sends."""
+        monkeypatch.setattr(owner, name, real)
+        monkeypatch.setattr(journal, "commit", commit)
+        commit(last)
+        assert leader.disk.log.first_index > 100
+        return real(*arguments)
+
+    monkeypatch.setattr(owner, name, in_between)
+    cluster.restart(away)
+    cluster.run(cluster.settled)
+    assert getattr(owner, name) == real
+    assert bytes_of(away.disk.journal) == bytes_of(leader.disk.journal)
+
+
 def test_the_news_of_a_commit_is_taken_without_an_answer_and_a_heartbeat_is_answered(tmp_path: Path) -> None:
     cluster = Cluster(tmp_path)
     leader = cluster.led().raft
