@@ -127,7 +127,7 @@ class Cluster:
         cost = sum(draft.size for draft in drafts)
         reign = self._reigns.reserve(cost)
         try:
-            index, alone = self._propose(drafts, cost, term)
+            index, alone = self._propose(drafts, cost, reign, term)
         except BaseException:
             self._reigns.release(cost, reign)
             raise
@@ -137,7 +137,7 @@ class Cluster:
             self._loop.wake()
         return index
 
-    def _propose(self, drafts: Sequence[Draft], cost: int, term: int | None) -> tuple[int, bool]:
+    def _propose(self, drafts: Sequence[Draft], cost: int, reign: int, term: int | None) -> tuple[int, bool]:
         """The index, and whether everything before it is committed: then nothing will come that it could wait for."""
         while True:
             with self._loop.lock:
@@ -157,7 +157,7 @@ class Cluster:
                     self._loop.fail(error)
                     raise ConsensusFailedError(f"nothing can be committed any more: {error}") from error
                 else:
-                    self._reigns.proposed(Proposed(index, cost, len(drafts), now))
+                    self._reigns.proposed(Proposed(index, cost, len(drafts), now), reign)
                     return index, index - len(drafts) <= raft.commit_index
             self._reigns.wait_for_change(version, 1.0)
             with self._reigns.changed:

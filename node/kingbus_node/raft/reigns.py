@@ -73,9 +73,11 @@ class Reigns:
                 self._in_flight -= cost
                 self.changed.notify_all()
 
-    def proposed(self, proposal: Proposed) -> None:
-        """It is in the log."""
+    def proposed(self, proposal: Proposed, reign: int) -> None:
+        """It is in the log. `reign`: in which its bytes were reserved; with that reign they were given back."""
         with self.changed:
+            if reign != self._number:
+                self._in_flight += proposal.cost
             self._own_last = proposal.index
             self._proposals.append(proposal)
 
