@@ -456,6 +456,7 @@ class Leadership:
             and mine is not None
             and m.priority > mine.priority
             and (p := self.progress[m.address]).formed
+            and not p.full
             and not self._is_silent(p)
             and p.match >= raft.commit_index
         ]

@@ -7,7 +7,7 @@ import os
 import queue
 import shutil
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -20,6 +20,7 @@ from unit.store.test_recovery import abandon
 
 from kingbus_node.raft import syncer as syncers
 from kingbus_node.raft.configuration import Configuration
+from kingbus_node.raft.configuration import Member as Membership
 from kingbus_node.raft.core import Raft
 from kingbus_node.raft.errors import ProtocolError
 from kingbus_node.raft.journal import Draft, Journal, Sealed
@@ -761,6 +762,30 @@ def test_a_purge_that_comes_while_its_entries_are_being_sent_hurts_nobody(
     cluster.run(cluster.settled)
     assert getattr(owner, name) == real
     assert bytes_of(away.disk.journal) == bytes_of(leader.disk.journal)
+
+
+def prioritized(cluster: Cluster, priorities: Mapping[str, int]) -> Member:
+    """The leader, once all know the priorities."""
+    leader = cluster.led()
+    wanted = leader.raft.configuration
+    for address, priority in priorities.items():
+        wanted = wanted.with_member(Membership(address, priority=priority))
+    leader.raft.change(wanted, cluster.now)
+    cluster.run(cluster.settled)
+    return leader
+
+
+def test_leadership_does_not_drift_to_who_has_no_room(tmp_path: Path) -> None:
+    cluster = Cluster(tmp_path)
+    preferred = next(m for m in cluster.members.values() if m is not cluster.led())
+    leader = prioritized(cluster, {preferred.address: 5})
+    preferred.disk.journal.held = True  # as if its disk were full
+    preferred.raft.suspend("its disk is full", cluster.now)
+    with pytest.raises(AssertionError, match="did not get there"):
+        cluster.run(lambda: leader.raft.leadership is None or leader.raft.leadership.successor is not None)
+    preferred.disk.journal.held = False
+    preferred.raft.suspend(None, cluster.now)
+    cluster.run(lambda: preferred.raft.is_leader)
 
 
 def test_the_news_of_a_commit_is_taken_without_an_answer_and_a_heartbeat_is_answered(tmp_path: Path) -> None:
