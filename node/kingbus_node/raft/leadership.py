@@ -376,7 +376,7 @@ class Leadership:
         """This node is not a member any more (section 4.2.2): the best voter need not wait for a timeout."""
         raft = self._raft
         self.flush()
-        target = self._best_voter()
+        target = self._best_voter(at_once=True)
         if target is not None:
             raft.send(target, TimeoutNow(raft.term))
         raft.step_down()
@@ -410,10 +410,19 @@ class Leadership:
         log.info("%s hands over to %s", raft.address, chosen)
         return chosen
 
-    def _best_voter(self) -> str | None:
-        raft = self._raft
+    def _best_voter(self, *, at_once: bool = False) -> str | None:
+        """Who holds most. A witness only if there is no other that was sent all that is committed: for what is under
+        way to him can be waited for, unless he is to stand `at_once`.
+        """
+        raft, last = self._raft, self._storage.last_index
         candidates = [
-            (min(p.match, self._storage.last_index), member.priority, p.address)
+            (
+                member.priority >= 0
+                and (p.match >= last if at_once else p.mode is Mode.REPLICATE and p.next > raft.commit_index),
+                min(p.match, last),
+                member.priority,
+                p.address,
+            )
             for member in raft.configuration.members
             if member.role is MemberRole.VOTER
             and (p := self.progress.get(member.address))
@@ -421,7 +430,7 @@ class Leadership:
             and not p.full
             and not self._is_silent(p)
         ]
-        return max(candidates)[2] if candidates else None
+        return max(candidates)[3] if candidates else None
 
     def _send_timeout_now(self) -> None:
         progress = self.progress.get(self.successor or "")

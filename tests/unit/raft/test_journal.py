@@ -788,6 +788,23 @@ def test_leadership_does_not_drift_to_who_has_no_room(tmp_path: Path) -> None:
     cluster.run(lambda: preferred.raft.is_leader)
 
 
+def test_a_witness_is_not_preferred_because_its_disk_is_a_moment_faster(tmp_path: Path) -> None:
+    cluster = Cluster(tmp_path)
+    witness, voter = (m for m in cluster.members.values() if m is not cluster.led())
+    leader = prioritized(cluster, {witness.address: -1})
+    voter.syncing = False
+    source = Source()
+    last = leader.raft.propose([Draft(source.flavor()), Draft(source.file())], cluster.now)
+    cluster.run(lambda: leader.raft.commit_index == voter.disk.log.last_index == last)
+    assert leader.raft.transfer(None, cluster.now) == voter.address
+    voter.syncing = True
+    cluster.run(lambda: voter.raft.is_leader)
+    # It is better than nobody.
+    cluster.crash(leader)
+    cluster.run(lambda: voter.raft.leadership is not None and voter.raft.leadership.ready)
+    assert voter.raft.transfer(None, cluster.now) == witness.address
+
+
 def test_the_news_of_a_commit_is_taken_without_an_answer_and_a_heartbeat_is_answered(tmp_path: Path) -> None:
     cluster = Cluster(tmp_path)
     leader = cluster.led().raft
