@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import shutil
+import socket
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 from clusters.lab import Lab, Node, soon, until
@@ -17,7 +19,7 @@ from kingbus_node.store.entry import Entry
 from kingbus_node.store.errors import StoreError
 from kingbus_node.store.reader import LogReader
 from kingbus_node.store.segment import log_path
-from kingbus_node.store.transfer import CopyError, offers
+from kingbus_node.store.transfer import CopyError, Intake, SegmentOffer, offers
 from kingbus_node.store.verify import verify
 
 SEGMENT = 32 << 10
@@ -178,6 +180,35 @@ def test_without_a_copy_the_log_comes_as_entries(lab: Lab, monkeypatch: pytest.M
     assert list(LogReader(node.directory).files()) == list(LogReader(story.leader.directory).files())
     assert (node.cluster.failure, node.cluster.copying) == (None, None)
     assert node.log.first_index == story.leader.log.retained_index, "it begins with the oldest source file itself"
+
+
+def test_what_a_copy_has_left_does_not_stay_when_the_log_comes_as_entries(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    story = Story(lab)
+    story.purge(5)
+    node = story.follower()
+    wipe(node)
+    whole, copied = copying._read, list[SegmentOffer]()
+
+    def cut(
+        connection: socket.socket, answers: BinaryIO, intake: Intake, offer: SegmentOffer, offset: int
+    ) -> Iterator[int]:
+        if copied:
+            raise ConnectionResetError("the leader is gone")
+        copied.append(offer)
+        return whole(connection, answers, intake, offer, offset)
+
+    monkeypatch.setattr(copying, "_read", cut)
+    monkeypatch.setattr(copying, "_ATTEMPTS", 1)
+    node.start()
+    lab.settle()
+    assert copied
+    story.files(1)
+    until(lambda: not (node.directory / "incoming").exists(), "what was copied is gone")
+    story.files(1)
+    lab.settle()
+    assert str(LogReader(node.directory).state().executed) == str(story.leader.log.state.executed)
 
 
 def test_a_small_log_is_not_copied(lab: Lab, caplog: pytest.LogCaptureFixture) -> None:

@@ -186,6 +186,8 @@ class Copier:
         self._kept: tuple[str, Install] | None = None
         self._not_before = 0.0
         self._progress: CopyProgress | None = None
+        self._left = (log.directory / INCOMING).exists()  # what was copied, of a copy that is not complete
+        self._clearing: threading.Thread | None = None
 
     @property
     def progress(self) -> CopyProgress | None:
@@ -195,8 +197,9 @@ class Copier:
     def close(self) -> None:
         """Ends the copy; what came is kept for the next time."""
         self._stopping.set()
-        if self._thread is not None:
-            self._thread.join()
+        for thread in (self._thread, self._clearing):
+            if thread is not None:
+                thread.join()
 
     def keeps(self, peer: str, message: Message) -> bool:
         """Looks at a message before the core does. True: the core shall not see it, or not yet."""
@@ -210,12 +213,25 @@ class Copier:
                 return False
             self._kept = (peer, message)
             return True
-        if isinstance(message, Append) and not self._log.last_index and message.commit >= self._behind:
-            self._begin(peer)
+        if isinstance(message, Append):
+            if not self._log.last_index:
+                if message.commit >= self._behind:
+                    self._begin(peer)
+            elif self._left and message.entries:
+                self._clear()
         return False
 
+    def _clear(self) -> None:
+        """The log comes as entries: nothing will go on with what an earlier copy has left, which takes its room."""
+        self._left = False
+        folder = self._log.directory / INCOMING
+        self._clearing = threading.Thread(
+            target=shutil.rmtree, args=(folder,), kwargs={"ignore_errors": True}, name="clear-copy", daemon=True
+        )
+        self._clearing.start()
+
     def _begin(self, peer: str) -> bool:
-        if time.monotonic() < self._not_before:
+        if time.monotonic() < self._not_before or (self._clearing is not None and self._clearing.is_alive()):
             return False
         logger.info("copying the log from %s", peer)
         self._journal.held = True
@@ -232,6 +248,7 @@ class Copier:
     def result(self) -> tuple[Staged | None, tuple[str, Install] | None]:
         """What was copied, and the message that was kept back. The next copy may begin."""
         found = self._staged, self._kept
+        self._left = (self._log.directory / INCOMING).exists()
         self._staged = self._kept = self._thread = self._progress = None
         self._not_before = time.monotonic() + _AGAIN_SECONDS
         self._journal.held = False
