@@ -15,7 +15,7 @@ from kingbus_node.raft import asking, floors
 from kingbus_node.raft.api import ConsensusError
 from kingbus_node.raft.floors import EVERYTHING, ReplicaFloors
 from kingbus_node.raft.hello import Hello
-from kingbus_node.raft.keeper import Purged, RetentionKeeper
+from kingbus_node.raft.keeper import Purged, PurgeUnfinishedError, RetentionKeeper
 from kingbus_node.raft.purges import STREAM, ClusterPurges
 from kingbus_node.store.purging import UnknownLogError
 from kingbus_node.store.reader import LogReader
@@ -126,6 +126,14 @@ def test_a_purge_that_cannot_reach_the_leader_says_so(lab: Lab) -> None:
 
     leader.cluster.serve_streams(STREAM, nonsense)
     with pytest.raises(ConsensusError, match="cannot be asked"):
+        purges.purge("binlog.000003", None)
+
+    def dies(connection: socket.socket, _peer: Hello) -> None:
+        """It may have done it, or not."""
+        connection.recv(1 << 10)
+
+    leader.cluster.serve_streams(STREAM, dies)
+    with pytest.raises(PurgeUnfinishedError, match=r"may do it yet: .* before a whole answer had come"):
         purges.purge("binlog.000003", None)
     other.stop()
     leader.stop()  # the last, for without it the two others would elect one of them

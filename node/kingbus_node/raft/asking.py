@@ -49,7 +49,7 @@ class UnansweredError(ConsensusError):
 
 
 class UnfinishedError(UnansweredError):
-    """The question arrived, perhaps; an answer did not come in time."""
+    """The question arrived, perhaps, and was acted on; an answer did not come, or not in time."""
 
 
 def ask(peers: Streams, member: MemberStatus, kind: str, question: object, seconds: float) -> object:
@@ -60,9 +60,12 @@ def ask(peers: Streams, member: MemberStatus, kind: str, question: object, secon
             connection.sendall(_line(question))
             try:
                 with connection.makefile("rb") as lines:
-                    answer: object = json.loads(lines.readline(_MAX_LINE))
-            except TimeoutError as error:
-                raise UnfinishedError(f"{member.name} does not answer") from error
+                    line = lines.readline(_MAX_LINE)
+            except OSError as error:
+                raise UnfinishedError(f"{member.name} does not answer: {error}") from error
+            if not line.endswith(b"\n"):
+                raise UnfinishedError(f"{member.name} ended the connection before a whole answer had come")
+            answer: object = json.loads(line)
     except (OSError, RaftError, ValueError, RecursionError) as error:
         raise UnansweredError(f"{member.name} cannot be asked: {error}") from error
     return answer
