@@ -246,7 +246,7 @@ class RaftSettings(_Section):
     peers: Annotated[tuple[Endpoint, ...], BeforeValidator(_listed)] = ()
     election_timeout: Annotated[Duration, Field(ge=0.05, le=600)] = 1.0
     isolation_timeout: Annotated[Duration, Field(ge=0.05, le=3600)] | None = None
-    priority: Integer = 0
+    priority: Annotated[Integer, Field(ge=-1000, le=1000)] = 0
     join: bool = False
     copy_rate: Size = 200 * 1024**2
     tls: RaftTls = RaftTls()

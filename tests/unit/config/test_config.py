@@ -119,6 +119,11 @@ def test_what_is_no_size_is_refused(value: object) -> None:
     )
 
 
+@pytest.mark.parametrize("value", [-1001, 1001, 2**31])
+def test_a_priority_that_members_cannot_be_told_is_refused(value: int) -> None:
+    assert "raft.priority" in problems(raft={"priority": value})[0]
+
+
 @pytest.mark.parametrize("value", ["", "s", "-1s", "1 fortnight", True, -5, "1s2"])
 def test_what_is_no_duration_is_refused(value: object) -> None:
     assert "expected a duration such as" in problems(source={"retry": {"max": value}})[0]
