@@ -14,7 +14,7 @@ from kingbus_node.demo.ports import ReservedPort
 from kingbus_node.raft import handshake, hello
 from kingbus_node.raft.errors import RaftError
 from kingbus_node.raft.hello import Hello, Purpose
-from kingbus_node.raft.transport import MAX_STREAMS, Connected, Transport
+from kingbus_node.raft.transport import MAX_HANDSHAKES, MAX_STREAMS, Connected, Transport
 
 
 class End:
@@ -198,6 +198,31 @@ def test_a_stream_whose_caller_is_gone_before_the_answer_takes_no_place(
             connection.sendall(hello.encode(greeting))
             assert connection.recv(1) == b""
     monkeypatch.setattr(handshake, "send", send)
+    with asks.transport.open_stream(asked.address, "echo", soon()) as connection:
+        connection.settimeout(60)
+        connection.sendall(b"!")
+        assert connection.recv(1) == b"!"
+
+
+def test_a_connection_for_which_there_is_no_thread_is_closed_and_the_next_one_taken(
+    begin: Callable[..., End], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, asks = begin(incarnation=1), begin(incarnation=2)
+    asked.transport.serve_streams("echo", lambda connection, _: connection.sendall(connection.recv(1)))
+    start, refused = threading.Thread.start, list[str]()
+
+    def limited(thread: threading.Thread) -> None:
+        if thread.name.startswith("raft-greet") and len(refused) < MAX_HANDSHAKES:
+            refused.append(thread.name)
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", limited)
+    port = int(asked.address.rpartition(":")[2])
+    for _ in range(MAX_HANDSHAKES):
+        with socket.create_connection(("127.0.0.1", port)) as connection:
+            connection.settimeout(60)
+            assert connection.recv(1) == b""
     with asks.transport.open_stream(asked.address, "echo", soon()) as connection:
         connection.settimeout(60)
         connection.sendall(b"!")

@@ -367,7 +367,14 @@ class Transport:
             thread = threading.Thread(target=self._greet, args=(connection, where[0]), name=name, daemon=True)
             with self._changed:
                 self._threads.add(thread)
-            thread.start()
+            try:
+                thread.start()
+            except RuntimeError as error:  # the limit of threads is reached: that passes, too
+                self._complaints.tell("closed a connection from %s: %s", where[0], error)
+                with self._changed:
+                    self._threads.discard(thread)
+                self._handshakes.release()
+                connection.close()
 
     def _greet(self, connection: socket.socket, where: str) -> None:
         greeted = False
