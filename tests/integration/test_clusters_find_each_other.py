@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -11,7 +12,7 @@ from clusters.lab import soon, until
 
 from kingbus_node.config import Address
 from kingbus_node.demo.ports import ReservedPort
-from kingbus_node.raft import handshake, hello
+from kingbus_node.raft import handshake, hello, transport
 from kingbus_node.raft.errors import RaftError
 from kingbus_node.raft.hello import Hello, Purpose
 from kingbus_node.raft.transport import MAX_HANDSHAKES, MAX_STREAMS, Connected, Transport
@@ -227,3 +228,27 @@ def test_a_connection_for_which_there_is_no_thread_is_closed_and_the_next_one_ta
         connection.settimeout(60)
         connection.sendall(b"!")
         assert connection.recv(1) == b"!"
+
+
+def test_who_waits_for_name_servers_does_not_hold_up_the_end_once_for_each_member(
+    begin: Callable[..., End], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, answered = threading.Semaphore(0), threading.Event()
+
+    def slow(*_: object, **__: object) -> list[object]:
+        asked.release()
+        answered.wait(120)
+        raise socket.gaierror("no name server")
+
+    monkeypatch.setattr(socket, "getaddrinfo", slow)
+    monkeypatch.setattr(transport, "HANDSHAKE_SECONDS", 1.0)
+    end = begin()
+    members = [f"kingbus-{number}.nodes:7401" for number in range(8)]
+    end.transport.connect_to(members)
+    for _ in members:
+        assert asked.acquire(timeout=60)
+    begun = time.monotonic()
+    end.transport.close()
+    took = time.monotonic() - begun
+    answered.set()
+    assert took < 4

@@ -211,9 +211,10 @@ class Transport:
             threads = [self._acceptor, *self._threads, *(p.thread for p in self._peers.values() if p.thread)]
         for half in halves.values():
             half.control.close()
+        deadline = time.monotonic() + HANDSHAKE_SECONDS
         for thread in threads:
             # A thread that waits for a name server cannot be interrupted. It ends by itself, and touches nothing then.
-            thread.join(HANDSHAKE_SECONDS)
+            thread.join(max(0.0, deadline - time.monotonic()))
         self._listener.close()
 
     # Streams
