@@ -154,14 +154,18 @@ class Cluster:
                 except InvalidEntryError:
                     raise
                 except StoreError as error:
-                    self._loop.fail(error)
-                    raise ConsensusFailedError(f"nothing can be committed any more: {error}") from error
+                    raise self._failed(error) from error
                 else:
                     self._reigns.proposed(Proposed(index, cost, len(drafts), now), reign)
                     return index, index - len(drafts) <= raft.commit_index
             self._reigns.wait_for_change(version, 1.0)
             with self._reigns.changed:
                 self._reigns.check()
+
+    def _failed(self, error: StoreError) -> ConsensusFailedError:
+        """The log takes nothing more: this node shall not lead on."""
+        self._loop.fail(error)
+        return ConsensusFailedError(f"nothing can be committed any more: {error}")
 
     def _not_leader(self) -> NotLeaderError:
         leader = self.leader
@@ -306,6 +310,8 @@ class Cluster:
                     index = raft.change(wanted, time.monotonic())
                 except ChangeRefusedError as error:
                     refusal = error
+                except StoreError as error:
+                    raise self._failed(error) from error
                 else:
                     self._reigns.changing(index)
             if refusal is not None:

@@ -205,6 +205,25 @@ def test_a_disk_that_fails_is_told_to_all_who_propose_or_wait(tmp_path: Path, mo
     log.close()
 
 
+def test_a_disk_that_fails_under_a_change_of_membership_ends_consensus(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = Log.open(tmp_path)
+    consensus = lead_alone(log)
+
+    def failing(*_: object) -> int:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "pwritev", failing)
+    with pytest.raises(ConsensusFailedError, match="Input/output error"):
+        consensus.add_member("b", "127.0.0.1:9", role="learner", deadline=soon())
+    wait_until(lambda: consensus.failure is not None, 30, "the consensus to end")
+    assert not consensus.is_leader
+    monkeypatch.undo()
+    consensus.close()
+    log.close()
+
+
 def test_an_entry_that_may_not_follow_is_refused_and_nothing_else_is_changed(log: Log) -> None:
     consensus = lead_alone(log)
     last = consensus.last_index
