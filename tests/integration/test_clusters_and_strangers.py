@@ -5,6 +5,7 @@ certificate does not cover is believed.
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import random
@@ -277,6 +278,25 @@ def test_a_certificate_that_does_not_cover_the_address_is_refused(
     stranger.stop()
     lab.write("still the two")
     lab.check_equal(*(lab.nodes[address] for address in founders))
+
+
+def test_a_renewed_certificate_is_taken_although_it_could_not_be_read_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    authority = Authority(tmp_path)
+    tls = PeerTls(authority.issue("node", ["127.0.0.1"]))
+    before = tls.server()
+    authority.issue("node", ["127.0.0.1"])
+
+    def refused(*_: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ssl.SSLContext, "load_verify_locations", refused)
+        assert tls.server() is before
+        assert tls.client() is not None
+    assert caplog.text.count("the certificate for peers stays as it was") == 1
+    assert tls.server() is not before
 
 
 def test_files_that_cannot_be_used_are_named(tmp_path: Path) -> None:

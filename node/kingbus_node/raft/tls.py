@@ -36,6 +36,7 @@ class PeerTls:
         self._paths = (files.ca, files.cert, files.key)
         self._lock = threading.Lock()
         self._seen = stamp(self._paths)
+        self._trouble = ""
         self._client, self._server = self._load()
 
     def client(self) -> ssl.SSLContext:
@@ -52,11 +53,13 @@ class PeerTls:
             if found != self._seen:
                 try:
                     self._client, self._server = self._load()
-                except PeerTlsError as error:
-                    logger.error("the certificate for peers stays as it was: %s", error)
+                except PeerTlsError as error:  # tried again with the next connection: too many open files, say, pass
+                    if str(error) != self._trouble:
+                        logger.error("the certificate for peers stays as it was: %s", error)
+                    self._trouble = str(error)
                 else:
                     logger.info("loaded the certificate for peers again from %s", self._files.cert)
-                self._seen = found
+                    self._seen, self._trouble = found, ""
             return self._client, self._server
 
     def _load(self) -> tuple[ssl.SSLContext, ssl.SSLContext]:
