@@ -52,6 +52,7 @@ class Channel:
         self._deadline: float | None = None
         self._compression: Compression | None = None
         self._inflated = memoryview(b"")  # of a piece, what has not been read yet
+        self._torn = False  # a send has failed: what is sent behind the part of it that went out would be taken for it
         self.sequence = 0
         self.sent_bytes = 0
         sock.settimeout(timeout)
@@ -104,9 +105,13 @@ class Channel:
     def send(self, buffers: Sequence[Buffer]) -> None:
         """Send all of `buffers` in order, blocking. Nothing is copied without TLS; with TLS small ones are joined.
 
-        Raises `DisconnectedError` or `PeerTimeoutError`; then part of the data may have gone out.
+        Raises `DisconnectedError` or `PeerTimeoutError`; then part of the data may have gone out, and nothing is sent
+        any more: every other call raises `DisconnectedError`.
         """
+        if self._torn:
+            raise DisconnectedError("the peer has got only a part of what was sent before")
         self._apply_deadline()
+        self._torn = True
         if self._compression is not None:
             buffers = self._compression.deflate(buffers)
         try:
@@ -118,6 +123,7 @@ class Channel:
             raise PeerTimeoutError("the peer takes no data") from None
         except (OSError, ValueError) as problem:
             raise DisconnectedError(str(problem)) from problem
+        self._torn = False
 
     def _send_plain(self, buffers: Sequence[Buffer]) -> None:
         pending = [view for view in (memoryview(buffer) for buffer in buffers) if view.nbytes]

@@ -611,3 +611,29 @@ def test_arbitrary_packets_end_in_a_clear_way(keys: Keys, packets: list[bytes], 
 
 def test_errors_have_codes_of_mysql() -> None:
     assert isinstance(error(1045, "x"), MySQLError)
+
+
+@pytest.mark.parametrize("tls", [False, True])
+def test_a_client_that_reads_on_too_late_gets_nothing_behind_half_an_event(keys: Keys, tls: bool) -> None:
+    """An error behind it would be taken for the rest of the event."""
+    event = b"\0" + b"e" * 99
+    given_up = threading.Event()
+
+    def stream(request: DumpRequest, facts: SessionFacts, channel: Channel) -> None:
+        try:
+            while True:
+                channel.send_packets([event] * 1000)
+        finally:
+            given_up.set()
+
+    with TestServer(keys, dump=stream, timeouts=Timeouts(60, 60, 2)) as server, server.connect(tls=tls) as connection:
+        connection.command(0x12, b"\x04\0\0\0\0\0\x02\0\0\0")
+        assert given_up.wait(60)
+        received = bytearray()
+        while piece := connection.sock.recv(1 << 20):
+            received += piece
+        at, number = 0, 1
+        while at < len(received):
+            expected = b"\x64\0\0" + bytes((number & 0xFF,)) + event
+            assert expected.startswith(received[at : at + len(expected)]), received[at : at + 200]
+            at, number = at + len(expected), number + 1
