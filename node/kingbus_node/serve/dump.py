@@ -232,10 +232,10 @@ class _Stream:
         """Send a block, or wait for one. False: the stream has ended."""
         if self._stopped():
             return False
-        block = cursor.read(self._settings.block_bytes)
+        block = self._read(cursor)
         if block is None:
             self._dump.wakeup.clear()
-            block = cursor.read(self._settings.block_bytes)  # what the signals cleared were about
+            block = self._read(cursor)  # what the signals cleared were about
         if block is None:
             cursor.relax()
             self._dump.index = cursor.next_index - 1  # with what holds no events
@@ -246,6 +246,17 @@ class _Stream:
             record = block.records[-1]
             self._progress(block.last_index, int(record["end_pos"]), int(record["timestamp"]))
         return more
+
+    def _read(self, cursor: Cursor) -> Block | None:
+        """See `Cursor.read`. What fails in the middle of an event cuts the connection: an error that is sent there would
+        be taken for a part of the event.
+        """
+        try:
+            return cursor.read(self._settings.block_bytes)
+        except Exception:
+            if self._unfinished:
+                self._dump.channel.abort()
+            raise
 
     def _rest(self) -> bool:
         """The end of the log: tell the client so, wait. False: the stream has ended."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import struct
 import threading
@@ -24,10 +25,11 @@ from kingbus_node.serve.dump import DumpSettings, run_dump
 from kingbus_node.serve.facts import SessionFacts
 from kingbus_node.serve.registry import Dump, Registry, StopReason
 from kingbus_node.store.entry import NO_META, WHOLE, Entry, Kind
+from kingbus_node.store.errors import StoreError
 from kingbus_node.store.log import Log
 from kingbus_node.store.reader import LogReader
 from kingbus_node.wire.commands import DumpKind, DumpRequest
-from kingbus_node.wire.errors import MySQLError
+from kingbus_node.wire.errors import ErrorCode, MySQLError, error
 from kingbus_node.wire.resultset import err_packet
 
 FILES = 40
@@ -97,6 +99,9 @@ def serve_in_thread(
         except MySQLError as refusal:
             with contextlib.suppress(DisconnectedError):  # the client may leave before it is told
                 channel.send_packet(err_packet(refusal))
+        except StoreError as problem:
+            with contextlib.suppress(DisconnectedError):
+                channel.send_packet(err_packet(error(ErrorCode.UNKNOWN_ERROR, str(problem))))
         channel.close()
 
     thread = threading.Thread(target=run)
@@ -146,12 +151,10 @@ def test_what_was_purged_under_a_slow_client_cannot_be_told(stream: Stream) -> N
     assert dump.gtid_sent() == ""
 
 
-@pytest.mark.parametrize(
-    ("reason", "last"),
-    [(StopReason.DUPLICATE, b"\xff\xd4\x04#HY000"), (StopReason.SHUTDOWN, b"\xfe\0\0"), (StopReason.NOT_SERVING, None)],
-)
-def test_nothing_is_said_in_the_middle_of_an_event(tmp_path: Path, reason: StopReason, last: bytes | None) -> None:
-    log = Log.open(tmp_path)
+@contextlib.contextmanager
+def streaming(folder: Path) -> Iterator[tuple[bytes, Registry, socket.socket, bytearray]]:
+    """A dump in the middle of an event of 20 MB, all zero bytes behind its header, its client, and what that has got."""
+    log = Log.open(folder)
     importer = Importer(log, Flavor.MYSQL)
     importer.events("binlog.000001", events("mysql-9.7.4-000001")[:2])
     log.commit(log.last_index)
@@ -168,29 +171,58 @@ def test_nothing_is_said_in_the_middle_of_an_event(tmp_path: Path, reason: StopR
     log.commit(log.last_index)
     registry = Registry()
     request = DumpRequest(DumpKind.FILE, 0, 2, "binlog.000001", position)
-    thread, _, client = serve_in_thread(request, LogReader(tmp_path), registry)
+    thread, _, client = serve_in_thread(request, LogReader(folder), registry)
     received = bytearray(client.recv(300))
     ends = time.monotonic() + SECONDS
     while len(received) < 1 << 20:
         received += client.recv(1 << 16)
         until(True, "the event", ends)
-    for dump in registry.dumps():
-        dump.request_stop(reason)
-    while data := client.recv(1 << 20):
-        received += data
-    thread.join(SECONDS)
-    client.close()
-    log.close()
+    try:
+        yield event, registry, client, received
+    finally:
+        client.close()
+        thread.join(SECONDS)
+        log.close()
+
+
+def packets_of(received: bytearray) -> tuple[list[bytes], int]:
+    """The payloads, the last one as far as it is there, and how many bytes there would have to be."""
     at = 0
     found: list[bytes] = []
     while at < len(received):
         length = int.from_bytes(received[at : at + 3], "little")
         found.append(bytes(received[at + 4 : at + 4 + length]))
         at += 4 + length
+    return found, at
+
+
+@pytest.mark.parametrize(
+    ("reason", "last"),
+    [(StopReason.DUPLICATE, b"\xff\xd4\x04#HY000"), (StopReason.SHUTDOWN, b"\xfe\0\0"), (StopReason.NOT_SERVING, None)],
+)
+def test_nothing_is_said_in_the_middle_of_an_event(tmp_path: Path, reason: StopReason, last: bytes | None) -> None:
+    with streaming(tmp_path) as (event, registry, client, received):
+        for dump in registry.dumps():
+            dump.request_stop(reason)
+        while data := client.recv(1 << 20):
+            received += data
+    found, whole = packets_of(received)
     if last is None:
-        assert at > len(received), "the event was sent to its end"
+        assert whole > len(received), "the event was sent to its end"
         assert not any(found[-1][24:])
     else:
-        assert at == len(received)
+        assert whole == len(received)
         assert b"".join(found[-3:-1])[1:] == event
         assert found[-1].startswith(last)
+
+
+def test_a_disk_that_fails_in_the_middle_of_an_event_ends_the_connection_there(tmp_path: Path) -> None:
+    """What is wrong would be taken for a part of the event."""
+    with streaming(tmp_path) as (_, _, client, received):
+        (segment,) = tmp_path.glob("*.log")
+        os.truncate(segment, 10_000_000)
+        while data := client.recv(1 << 20):
+            received += data
+    found, whole = packets_of(received)
+    assert whole > len(received)
+    assert not any(found[-1][24:])
