@@ -53,6 +53,7 @@ from kingbus_node.wire.errors import MySQLError, shutting_down, unknown_command
 _EOF: Final = b"\xfe\0\0\x02\0"  # no warnings; status: autocommit
 _HEAD_BLOCK: Final = 65536
 _PURGES_IN_A_ROW: Final = 5
+_LONGEST_POLL_MS: Final = 2**31 - 1  # heartbeat periods may be longer, of up to 4294967 s
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,8 +249,8 @@ class _Stream:
         return more
 
     def _read(self, cursor: Cursor) -> Block | None:
-        """See `Cursor.read`. What fails in the middle of an event cuts the connection: an error that is sent there would
-        be taken for a part of the event.
+        """See `Cursor.read`. What fails in the middle of an event cuts the connection: an error that is sent there
+        would be taken for a part of the event.
         """
         try:
             return cursor.read(self._settings.block_bytes)
@@ -387,9 +388,9 @@ class _Stream:
 
     def _wait(self, seconds: float | None) -> bool:
         """Wait until the log grows, the dump is stopped or the client leaves (DisconnectedError). False: the time is
-        up.
+        up, or 24 days have passed, more than which cannot be waited at once.
         """
-        ready = self._poll.poll(None if seconds is None else max(1, int(seconds * 1000 + 0.999)))
+        ready = self._poll.poll(None if seconds is None else max(1, min(_LONGEST_POLL_MS, int(seconds * 1000 + 0.999))))
         if any(fd == self._dump.channel.fileno() for fd, _ in ready):
             self._take_input()
         return bool(ready)

@@ -146,6 +146,17 @@ def test_heartbeats_come_every_period_with_the_position(log: Growing, version: i
         assert client.event() == log.heartbeat(version)
 
 
+@pytest.mark.parametrize("period", [4_294_967_000_000_000, 10**60])
+def test_a_period_may_be_as_long_as_a_replica_can_be_told(log: Growing, period: int) -> None:
+    """SOURCE_HEARTBEAT_PERIOD may be 4294967 s, which is more milliseconds than poll takes."""
+    with log.served.start(at(flags=0), {**CRC32, "source_heartbeat_period": period}) as client:
+        client.events(3)
+        for _ in range(2):
+            made = log.transaction()
+            assert client.events(len(made)) == made
+            wait_for_rest(log, client)
+
+
 def test_the_newer_name_of_the_period_counts(log: Growing) -> None:
     both = {**CRC32, "source_heartbeat_period": 3_600_000_000_000, "master_heartbeat_period": 50_000_000}
     with log.served.start(at(flags=0), both) as client:

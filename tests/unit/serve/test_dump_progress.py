@@ -153,7 +153,7 @@ def test_what_was_purged_under_a_slow_client_cannot_be_told(stream: Stream) -> N
 
 @contextlib.contextmanager
 def streaming(folder: Path) -> Iterator[tuple[bytes, Registry, socket.socket, bytearray]]:
-    """A dump in the middle of an event of 20 MB, all zero bytes behind its header, its client, and what that has got."""
+    """A dump in the middle of an event of 20 MB, zero bytes behind its header; its client, and what that has got."""
     log = Log.open(folder)
     importer = Importer(log, Flavor.MYSQL)
     importer.events("binlog.000001", events("mysql-9.7.4-000001")[:2])

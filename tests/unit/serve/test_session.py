@@ -619,7 +619,7 @@ def test_a_client_that_reads_on_too_late_gets_nothing_behind_half_an_event(keys:
     event = b"\0" + b"e" * 99
     given_up = threading.Event()
 
-    def stream(request: DumpRequest, facts: SessionFacts, channel: Channel) -> None:
+    def stream(_: DumpRequest, __: SessionFacts, channel: Channel) -> None:
         try:
             while True:
                 channel.send_packets([event] * 1000)
