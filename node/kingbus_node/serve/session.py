@@ -114,7 +114,7 @@ class Session:
         self._channel = Channel(sock, timeout=server.timeouts.connect)
         self._sql = SqlSession(self.facts, server.view, server.neighbours)
         self._agreed = Capability(0)
-        self._charset = _MARIADB_CHARSET if server.view.mariadb else _MYSQL_CHARSET
+        self._charset = _MYSQL_CHARSET
         self._command = "Connect"
         self._info: str | None = None
         self._since = time.monotonic()
@@ -202,6 +202,7 @@ class Session:
         if (reason := self._server.unready()) is not None:
             raise error(ErrorCode.SERVER_SHUTDOWN, f"Server shutdown in progress ({reason})")
         view = self._server.view
+        self._charset = _MARIADB_CHARSET if view.mariadb else _MYSQL_CHARSET
         context = self._server.tls()
         offered = capabilities.offered(
             mariadb=view.mariadb, tls=context is not None, compression=view.compression_algorithms

@@ -13,6 +13,7 @@ or is stopped.
 
 from __future__ import annotations
 
+import errno
 import itertools
 import logging
 import os
@@ -23,6 +24,7 @@ import socket
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
@@ -100,6 +102,7 @@ class Worker:
         self._registry = Registry(on_add=self._dump_begins)
         self._sessions: dict[int, Session] = {}
         self._sessions_lock = threading.Lock()
+        self._unserved: deque[int] = deque()  # connections that ended before they began; told with the next report
         self._not_serving: str | None = "starting"
         self._stopping: float | None = None
         self._asked: dict[int, tuple[threading.Event, list[Message]]] = {}
@@ -149,7 +152,7 @@ class Worker:
             return
         message, passed = received
         match text_of(message, "op"):
-            case "accept" if passed is not None:
+            case "accept":
                 self._accept(number_of(message, "id"), text_of(message, "host"), number_of(message, "port"), passed)
             case "evict":
                 besides = number_of(message, "besides")
@@ -192,11 +195,25 @@ class Worker:
 
     # -- connections
 
-    def _accept(self, number: int, host: str, port: int, sock: socket.socket) -> None:
-        session = Session(sock, (host, port), number, self._server)
-        with self._sessions_lock:
-            self._sessions[number] = session
-        threading.Thread(target=self._serve, args=(session,), name=f"connection-{number}", daemon=True).start()
+    def _accept(self, number: int, host: str, port: int, sock: socket.socket | None) -> None:
+        """Serve a connection in a thread of its own. What it takes may be lacking: then this one ends, no other.
+
+        `sock`: None when there was no descriptor left for it.
+        """
+        try:
+            if sock is None:
+                raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+            session = Session(sock, (host, port), number, self._server)
+            with self._sessions_lock:
+                self._sessions[number] = session
+            threading.Thread(target=self._serve, args=(session,), name=f"connection-{number}", daemon=True).start()
+        except (OSError, RuntimeError, MemoryError) as problem:  # RuntimeError: no thread can be started
+            _log.warning("connection %d from %s:%d cannot be served: %s", number, host, port, problem)
+            with self._sessions_lock:
+                self._sessions.pop(number, None)
+            if sock is not None:
+                sock.close()
+            self._unserved.append(number)  # telling may have to wait for the core, which this thread must not
 
     def _serve(self, session: Session) -> None:
         try:
@@ -292,11 +309,20 @@ class Worker:
         """Tell the core how far the streams are that have moved since they were where `known` says; returns where they
         are.
         """
+        while self._unserved:
+            self._try_tell({"op": "closed", "id": self._unserved.popleft()})
         now: _Places = {}
+        failure: Exception | None = None
         for dump in self._registry.dumps():
             where = now[dump.id] = (dump.file, dump.position, dump.index, dump.acknowledged.count)
             if known.get(dump.id) == where:
                 continue
+            gtid_sent = ""
+            try:
+                gtid_sent = dump.gtid_sent()[:_MAX_GTID_REPORT]
+            except Exception as problem:  # noqa: BLE001 - where it is must be told all the same, and where others are
+                failure = problem
+                del now[dump.id]  # it is asked again
             self._try_tell(
                 {
                     "op": "progress",
@@ -305,12 +331,14 @@ class Worker:
                     "position": dump.position,
                     "index": dump.index,
                     "timestamp": dump.timestamp,
-                    "gtid_sent": dump.gtid_sent()[:_MAX_GTID_REPORT],
+                    "gtid_sent": gtid_sent,
                     "sent": dump.channel.sent_bytes,
                     "semi_sync": dump.semi_sync,
                     "acks": dump.acknowledged.count,
                 }
             )
+        if failure is not None:
+            _log.warning("which GTIDs a replica has cannot be told now", exc_info=failure)
         return now
 
     # -- the core

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import os
+import resource
 import select
 import signal
 import socket
@@ -229,6 +232,27 @@ def test_a_worker_that_dies_takes_only_its_own_connections_and_comes_back(node: 
     assert sorted([answers(first), answers(second)]) == [False, True]
     until(lambda: node.supervisor.workers_ready() == 2, "another worker")
     assert len(set(workers()) - set(before)) == 1
+    node.connect().close()
+
+
+def test_a_worker_without_descriptors_keeps_the_connections_that_it_has(node: Node) -> None:
+    replicas = [node.dump(uuid=f"{REPLICA[:-1]}{number}") for number in range(2)]
+    before = workers()
+    limits = {pid: resource.prlimit(pid, resource.RLIMIT_NOFILE) for pid in before}
+    for pid, (_, hard) in limits.items():
+        free = next(number for number in itertools.count() if not os.path.lexists(f"/proc/{pid}/fd/{number}"))
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (free, hard))
+    with contextlib.ExitStack() as stack:
+        for _ in range(4):
+            address = ("127.0.0.1", node.supervisor.address[1])
+            client = stack.enter_context(socket.create_connection(address, timeout=SECONDS))
+            assert not client.recv(1)
+        until(lambda: node.supervisor.connections() == 2, "the connections to be gone")
+    for pid, limit in limits.items():
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, limit)
+    node.grow()
+    assert [replica.answer()[0] for replica in replicas] == [0, 0]
+    assert workers() == before
     node.connect().close()
 
 
