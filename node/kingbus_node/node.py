@@ -132,7 +132,7 @@ class Node:
         floors = ReplicaFloors(cluster, self._replica_floors)
         self._keeper = RetentionKeeper(self._log, cluster, policy_of(config.storage), replica_floors=floors)
         self._purges = ClusterPurges(cluster, self._keeper)
-        asking.answer(cluster, _SOURCE_STATUS, lambda _: self._source_status_here())
+        asking.answer(cluster, _SOURCE_STATUS, lambda _: snapshot.told_to_followers(self._source_status_here()))
         operations = Operations(config, self._log, cluster, self._leader, self._keeper)
         self._admin = AdminServer(config.admin, config.node.name, self, operations, self._metrics)
         self._undo.callback(self._admin.stop)

@@ -125,7 +125,7 @@ def test_a_purge_that_cannot_reach_the_leader_says_so(lab: Lab) -> None:
         connection.sendall(b"what?\n")
 
     leader.cluster.serve_streams(STREAM, nonsense)
-    with pytest.raises(ConsensusError, match="cannot be asked"):
+    with pytest.raises(ConsensusError, match=r"cannot be read|does not answer any more"):
         purges.purge("binlog.000003", None)
 
     def dies(connection: socket.socket, _peer: Hello) -> None:

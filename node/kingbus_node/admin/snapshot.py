@@ -232,6 +232,11 @@ _OF_THE_LOG: Final = ("file", "position", "executed")
 """What each node knows of itself; the rest of `replica_status` is right on the leader."""
 
 
+def told_to_followers(here: Mapping[str, str | int | None]) -> dict[str, str | int | None]:
+    """What of `replica_status` a leader tells: not what each node knows of itself, which may be long."""
+    return {key: value for key, value in here.items() if key not in _OF_THE_LOG}
+
+
 def told_by_leader(here: Mapping[str, str | int | None], told: object) -> dict[str, str | int | None]:
     """What a follower tells as `replica_status`, from its own and the leader's."""
     known = told if isinstance(told, dict) else {}

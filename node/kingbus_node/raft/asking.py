@@ -20,7 +20,9 @@ from kingbus_node.raft.hello import Hello
 logger = logging.getLogger(__name__)
 
 _GREETING_SECONDS: Final = 5.0
-_MAX_LINE: Final = 16 << 10
+_MAX_QUESTION: Final = 16 << 10
+_MAX_ANSWER: Final = 4 << 20
+"""Bytes. A list of servers' transactions, or an error that names some, takes more than some kilobytes."""
 
 
 class Streams(Protocol):
@@ -49,7 +51,7 @@ class UnansweredError(ConsensusError):
 
 
 class UnfinishedError(UnansweredError):
-    """The question arrived, perhaps, and was acted on; an answer did not come, or not in time."""
+    """The question arrived, perhaps; an answer did not come in time, or not to its end."""
 
 
 def ask(peers: Streams, member: MemberStatus, kind: str, question: object, seconds: float) -> object:
@@ -60,14 +62,19 @@ def ask(peers: Streams, member: MemberStatus, kind: str, question: object, secon
             connection.sendall(_line(question))
             try:
                 with connection.makefile("rb") as lines:
-                    line = lines.readline(_MAX_LINE)
+                    line = lines.readline(_MAX_ANSWER)
+            except TimeoutError as error:
+                raise UnfinishedError(f"{member.name} does not answer") from error
             except OSError as error:
-                raise UnfinishedError(f"{member.name} does not answer: {error}") from error
-            if not line.endswith(b"\n"):
-                raise UnfinishedError(f"{member.name} ended the connection before a whole answer had come")
-            answer: object = json.loads(line)
-    except (OSError, RaftError, ValueError, RecursionError) as error:
+                raise UnfinishedError(f"{member.name} does not answer any more: {error}") from error
+    except (OSError, RaftError) as error:
         raise UnansweredError(f"{member.name} cannot be asked: {error}") from error
+    if not line.endswith(b"\n"):
+        raise UnfinishedError(f"{member.name} has ended its answer after {len(line)} bytes")
+    try:
+        answer: object = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise UnansweredError(f"the answer of {member.name} cannot be read: {error}") from error
     return answer
 
 
@@ -87,9 +94,9 @@ def answer(peers: Streams, kind: str, answerer: Callable[[object], object]) -> N
         try:
             connection.settimeout(_GREETING_SECONDS)
             with connection.makefile("rb") as lines:
-                question: object = json.loads(lines.readline(_MAX_LINE))
+                question: object = json.loads(lines.readline(_MAX_QUESTION))
             connection.sendall(_line(answerer(question)))
-        except (OSError, ValueError, RecursionError) as error:  # whatever text came for JSON
+        except (OSError, ValueError, RecursionError) as error:  # RecursionError: brackets within brackets
             logger.debug("%s has no answer about %s: %s", peer.name, kind, error)
 
     peers.serve_streams(kind, serve)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from kingbus_node.admin.snapshot import bytes_after, ends_of, source_unknown, told_by_leader
+from kingbus_node.admin.snapshot import bytes_after, ends_of, source_unknown, told_by_leader, told_to_followers
 from kingbus_node.admin.views import Binlog
 
 FILES = [Binlog("b.000001", 500, True), Binlog("b.000002", 800, True), Binlog("b.000003", 1000, False)]
@@ -42,6 +42,12 @@ def test_a_follower_tells_of_the_source_what_the_leader_knows_and_of_the_log_wha
         "of a later release": 1,
     }
     assert told_by_leader(HERE, told) == {**HERE, "io_running": "Yes", "lag_seconds": 3}
+
+
+def test_a_leader_tells_nothing_that_each_node_knows_of_itself() -> None:
+    told = told_to_followers(HERE)
+    assert told.keys() == HERE.keys() - {"file", "position", "executed"}
+    assert told_by_leader({**HERE, "error": "?"}, told) == HERE
 
 
 @pytest.mark.parametrize("told", [None, "what?", [1], {"io_running": ["Yes"]}])
