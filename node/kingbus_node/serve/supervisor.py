@@ -13,6 +13,7 @@ each worker and never blocks.
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import selectors
@@ -56,6 +57,8 @@ _log = logging.getLogger(__name__)
 
 _BACKLOG: Final = 1024
 _ACCEPTS_AT_ONCE: Final = 64
+_ACCEPT_PAUSE: Final = 1.0
+_LACKING: Final = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
 _MAX_QUEUED: Final = 10_000
 _FIRST_RESTART: Final = 0.1
 _SLOWEST_RESTART: Final = 10.0
@@ -103,6 +106,7 @@ class Supervisor:
         self._orders: deque[Callable[[], object]] = deque()
         self._not_serving: str | None = None
         self._accepting = False
+        self._accept_again = 0.0
         self._stopping: float | None = None
         self._killed = False
         self._thread = threading.Thread(target=self._run, name="serve-supervisor", daemon=True)
@@ -257,6 +261,8 @@ class Supervisor:
         times = [worker.restart_at for worker in self._workers if worker.process is None]
         if self._stopping is not None:
             times.append(self._stopping if not self._killed else now + 0.05)
+        elif self._accept_again > now:
+            times.append(self._accept_again)
         first = min(times, default=float("inf"))
         return None if first == float("inf") else max(0.0, first - now)
 
@@ -278,8 +284,9 @@ class Supervisor:
     # -- accepting
 
     def _resume(self) -> None:
-        """Accept as long as there is somebody to serve; until then clients wait in the backlog."""
+        """Accept as long as there is somebody to serve, and what it takes; until then clients wait in the backlog."""
         wanted = self._stopping is None and any(worker.ready for worker in self._workers)
+        wanted = wanted and time.monotonic() >= self._accept_again
         if wanted and not self._accepting and self._listener is not None:
             self._selector.register(self._listener, selectors.EVENT_READ, None)
             self._accepting = True
@@ -306,6 +313,9 @@ class Supervisor:
             except OSError as problem:
                 # Out of descriptors, or the client is gone already; the next one is not affected.
                 _log.warning("a connection could not be accepted: %s", problem)
+                if problem.errno in _LACKING:  # it waits on, and to look again at once would be to do nothing else
+                    self._accept_again = time.monotonic() + _ACCEPT_PAUSE
+                    self._pause()
                 return
             host, port = str(peer[0]), int(peer[1])
             if len(self._table) >= self._options.max_connections:
@@ -332,21 +342,24 @@ class Supervisor:
                 self._spawn(worker)
 
     def _spawn(self, worker: _Worker) -> None:
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        settings = WorkerSettings(self._options, theirs.fileno(), worker.wake_fd, self.address[1], self._started)
-        try:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "kingbus_node.serve.worker"],
-                stdin=subprocess.PIPE,
-                pass_fds=(theirs.fileno(), worker.wake_fd),
-            )
-        except OSError as problem:
-            _log.error("a serve process could not be started: %s", problem)
-            ours.close()
-            worker.restart_at = time.monotonic() + worker.backoff.next()
-            return
-        finally:
-            theirs.close()
+        with contextlib.ExitStack() as undo:
+            try:
+                ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+                undo.callback(ours.close)
+                with theirs:
+                    settings = WorkerSettings(
+                        self._options, theirs.fileno(), worker.wake_fd, self.address[1], self._started
+                    )
+                    process = subprocess.Popen(
+                        [sys.executable, "-m", "kingbus_node.serve.worker"],
+                        stdin=subprocess.PIPE,
+                        pass_fds=(theirs.fileno(), worker.wake_fd),
+                    )
+            except OSError as problem:
+                _log.error("a serve process could not be started: %s", problem)
+                worker.restart_at = time.monotonic() + worker.backoff.next()
+                return
+            undo.pop_all()
         if process.stdin is not None:
             with contextlib.suppress(BrokenPipeError):  # it has died already, which its control socket tells
                 process.stdin.write(settings.encode())
@@ -381,7 +394,11 @@ class Supervisor:
                 what = text_of(message, "what")
                 if what in ("purge", "source"):  # which wait: for a commit, or for another node
                     arguments = (worker, what, message)
-                    threading.Thread(target=self._answer_later, args=arguments, name=what, daemon=True).start()
+                    try:
+                        threading.Thread(target=self._answer_later, args=arguments, name=what, daemon=True).start()
+                    except RuntimeError as problem:  # the limit of threads; the question is not worth the node
+                        _log.warning("a question of a client (%s) cannot be answered: %s", what, problem)
+                        self._send(worker, {"op": "answer", "n": number_of(message, "n"), "problem": str(problem)})
                     return
                 self._send(worker, {"op": "answer", "n": number_of(message, "n"), **self._answer(what, message)})
             case "dump":
@@ -418,6 +435,13 @@ class Supervisor:
             return {"problem": str(problem)}
         return {} if done is None else {"done": [done.oldest, done.purged, done.held, done.readers]}
 
+    def _source_for(self) -> Message:
+        try:
+            return {"status": dict(self._source_status()) if self._source_status is not None else {}}
+        except (StoreError, ConsensusError, OSError) as problem:
+            _log.warning("how it stands with the source could not be told: %s", problem)
+            return {"problem": str(problem)}
+
     def _answer(self, what: str, message: Message) -> Message:
         match what:
             case "replicas":
@@ -440,8 +464,7 @@ class Supervisor:
             case "purge":
                 return self._purge_for(message)
             case "source":
-                status = self._source_status() if self._source_status is not None else {}
-                return {"status": dict(status)}
+                return self._source_for()
             case _:
                 return {}
 

@@ -159,5 +159,7 @@ class Neighbours(Protocol):
         ...
 
     def source_status(self) -> dict[str, str | int | None]:
-        """What SHOW REPLICA STATUS says of the cluster as a replica of its source; {} when there is nothing to say."""
+        """What SHOW REPLICA STATUS says of the cluster as a replica of its source; {} when there is nothing to say.
+        MySQLError when that is not known.
+        """
         ...

@@ -414,7 +414,10 @@ class _Neighbours:
                 return None
 
     def source_status(self) -> dict[str, str | int | None]:
-        status = self._worker.ask("source").get("status")
+        answer = self._worker.ask("source")
+        if problem := text_of(answer, "problem"):
+            raise error(ErrorCode.UNKNOWN_ERROR, problem)
+        status = answer.get("status")
         if not isinstance(status, dict):
             return {}
         return {key: value for key, value in status.items() if value is None or isinstance(value, str | int)}

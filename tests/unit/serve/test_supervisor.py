@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
 import os
 import resource
@@ -11,6 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -29,6 +31,7 @@ from kingbus_node.serve.settings import ServeOptions, WorkerSettings
 from kingbus_node.serve.supervisor import Supervisor
 from kingbus_node.serve.tls import TlsError
 from kingbus_node.serve.users import UsersError
+from kingbus_node.store.errors import StoreError
 from kingbus_node.store.log import Log
 
 UUID = "11111111-2222-3333-4444-555555555555"
@@ -221,6 +224,75 @@ def test_the_status_of_the_source_comes_from_the_core(node: Node) -> None:
         (row,) = rows(client, "SHOW REPLICA STATUS")
     assert row[10] == "Yes"
     assert row[6] == 7
+
+
+def test_a_question_that_gets_no_thread_is_refused_and_ends_nothing(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = threading.Thread.start
+
+    def no_more(thread: threading.Thread) -> None:
+        if thread.name in ("source", "purge"):
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    with node.connect() as client:
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", no_more)
+            for statement in ("SHOW REPLICA STATUS", "PURGE BINARY LOGS TO 'binlog.000001'"):
+                with pytest.raises(pymysql.MySQLError, match="can't start new thread"):
+                    rows(client, statement)
+        assert len(rows(client, "SHOW REPLICA STATUS")) == 1
+    assert node.supervisor.alive
+
+
+def test_a_source_of_which_nothing_can_be_told_is_no_source_that_is_not_there(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unknown() -> dict[str, str | int | None]:
+        raise StoreError("the log is closed")
+
+    monkeypatch.setattr(node.supervisor, "_source_status", unknown)
+    with node.connect() as client, pytest.raises(pymysql.MySQLError, match="the log is closed"):
+        rows(client, "SHOW REPLICA STATUS")
+
+
+def test_without_descriptors_a_worker_comes_back_later(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = socket.socketpair
+    calls: list[float] = []
+
+    def scarce(*arguments: int) -> tuple[socket.socket, socket.socket]:
+        calls.append(time.monotonic())
+        if len(calls) < 3:
+            raise OSError(errno.EMFILE, "Too many open files")
+        return made(*arguments)
+
+    monkeypatch.setattr(socket, "socketpair", scarce)
+    os.kill(workers()[0], signal.SIGKILL)
+    until(lambda: len(calls) == 3 and node.supervisor.workers_ready() == 2, "another worker")
+    assert node.supervisor.alive
+
+
+def test_without_descriptors_clients_wait_and_the_core_does_not_spin(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    accept = socket.socket.accept
+    failed: list[float] = []
+    enough = threading.Event()
+
+    def scarce(listener: socket.socket) -> tuple[socket.socket, tuple[str, int]]:
+        if listener is node.supervisor._listener and not enough.is_set():
+            failed.append(time.monotonic())
+            raise OSError(errno.EMFILE, "Too many open files")
+        return accept(listener)
+
+    monkeypatch.setattr(socket.socket, "accept", scarce)
+    with ThreadPoolExecutor() as pool:
+        client = pool.submit(node.connect)
+        until(lambda: len(failed) >= 3, "three attempts")
+        enough.set()
+        client.result(SECONDS).close()
+    assert failed[2] - failed[0] > 1
 
 
 def test_a_worker_that_dies_takes_only_its_own_connections_and_comes_back(node: Node) -> None:
