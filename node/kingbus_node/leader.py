@@ -152,6 +152,7 @@ class LeaderWork:
         self._closing = False
         self._reader_ended = False
         self._again = False
+        self._due: set[int] = set()  # entries that change the settings of the source, and are not committed yet
         self._resting = False  # nothing is read, by command
         self._paused: Reign | None = None
         self._warned = False
@@ -178,16 +179,26 @@ class LeaderWork:
         """Whether this is the node whose work it is."""
         return self._reign is not None
 
-    def reconsider(self) -> None:
-        """The settings of the source in the log have changed: go by them, from a new connection on. Quick."""
+    def reconsider(self, index: int) -> None:
+        """Entry `index` changes the settings of the source: go by them as soon as it is committed, from a new
+        connection on. Quick.
+        """
         with self._changed:
-            self._again = True
-            self._changed.notify_all()
+            self._due.add(index)
+        self._look_again(self._consensus.commit_index)
+
+    def _look_again(self, committed: int) -> None:
+        with self._changed:
+            due = {index for index in self._due if index <= committed}
+            if due:
+                self._due -= due
+                self._again = True
+                self._changed.notify_all()
 
     def pause(self, timeout: float) -> bool:
         """Read no more until `resume`, or until this leadership ends; True when all that was read is committed.
 
-        False when that takes more than `timeout` seconds. NotLeaderError.
+        False when that takes more than `timeout` seconds: then it is read on. NotLeaderError.
         """
         reign = self._reign
         if reign is None:
@@ -197,9 +208,11 @@ class LeaderWork:
             self._paused = reign
             self._again = True
             self._changed.notify_all()
-            if not self._changed.wait_for(lambda: self._resting or reign.over, timeout):
-                return False
-        return reign.wait_committed(reign.last_index, deadline)
+            rests = self._changed.wait_for(lambda: self._resting or reign.over, timeout)
+        if rests and reign.wait_committed(reign.last_index, deadline):
+            return True
+        self.resume()
+        return False
 
     def resume(self) -> None:
         """Read again."""
@@ -212,6 +225,8 @@ class LeaderWork:
         """Entries up to `index` are committed. To be called in Raft's thread, where leadership changes are told too:
         a reader hears of commits of its own leadership only.
         """
+        if self._due:
+            self._look_again(index)
         reign = self._reign
         if reign is not None and reign is self._reading:
             self._reader.committed(index)
@@ -238,6 +253,7 @@ class LeaderWork:
             if self._reign is not None and (leadership is None or leadership.term != self._reign.term):
                 self._reign.revoke()
                 self._reign = None
+                self._due.clear()
                 self._changed.notify_all()
             if ready and leadership is not None and self._reign is None:
                 self._reign = Reign(self._consensus, leadership.term)

@@ -66,7 +66,7 @@ class Members(Protocol):
 class SourceWork(Protocol):
     """What is needed of `leader.LeaderWork`."""
 
-    def reconsider(self) -> None: ...
+    def reconsider(self, index: int, /) -> None: ...
 
     def pause(self, timeout: float, /) -> bool: ...
 
@@ -195,11 +195,11 @@ class Operations:
         if self._log.state.facts.get(settings.FACT_SETTINGS) == fact:
             return
         index = self._members.propose([Entry(Kind.STATE, meta=Meta(json={settings.FACT_SETTINGS: fact}))])
+        self._work.reconsider(index)  # however late it is committed
         if not self._members.wait_committed(index, _deadline()):
             raise DeadlineError(
                 "it was proposed, but not committed in time; it may still be. Has the cluster a quorum?"
             )
-        self._work.reconsider()
 
     # -- the cluster
 

@@ -92,7 +92,7 @@ class Work:
     told: list[str] = field(default_factory=list)
     settles: bool = True
 
-    def reconsider(self) -> None:
+    def reconsider(self, _index: int) -> None:
         self.told.append("reconsider")
 
     def pause(self, _timeout: float) -> bool:
@@ -273,6 +273,7 @@ def test_what_is_not_committed_in_time_is_said_to_be_open(bench: Bench) -> None:
     with pytest.raises(Refused, match="it may still be") as refused:
         bench.operations.stop_source()
     assert refused.value.status == 504
+    assert bench.work.told == ["reconsider"]  # it is gone by as soon as it is committed
 
 
 def test_members_are_named_by_their_address_until_they_tell_their_name(bench: Bench) -> None:

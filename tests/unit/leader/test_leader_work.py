@@ -32,6 +32,7 @@ class MemoryCluster(MemoryLog):
         self.listeners: list[LeadershipListener] = []
         self.proposed_in: list[int | None] = []
         self.refused = 0
+        self.in_time = True
 
     def add_leadership_listener(self, listener: LeadershipListener) -> None:
         self.listeners.append(listener)
@@ -43,6 +44,9 @@ class MemoryCluster(MemoryLog):
         self.refused += self.refusal is not None
         self.proposed_in.append(term)
         return super().propose(entries)
+
+    def wait_committed(self, index: int, deadline: float) -> bool:
+        return self.in_time and super().wait_committed(index, deadline)
 
     def lead(self, term: int) -> None:
         self.leading = term
@@ -89,8 +93,8 @@ class Setup:
         self.source.cut()
 
     def change_settings(self, value: dict[str, Json]) -> None:
-        self.cluster.propose([Entry(Kind.STATE, meta=Meta(json={FACT_SETTINGS: value}))])
-        self.work.reconsider()
+        index = self.cluster.propose([Entry(Kind.STATE, meta=Meta(json={FACT_SETTINGS: value}))])
+        self.work.reconsider(index)
 
     def holds_all(self) -> bool:
         return self.cluster.files() == {file.name: file.bytes for file in self.source.origin.files}
@@ -268,3 +272,24 @@ def test_a_pause_lasts_until_it_is_ended(setup: Setup) -> None:
     setup.write(b"two")
     setup.work.resume()
     eventually(setup.holds_all, "the second transaction")
+
+
+def test_a_pause_that_takes_too_long_is_none(setup: Setup) -> None:
+    setup.cluster.lead(1)
+    eventually(setup.holds_all, "the log to hold the source's file")
+    setup.cluster.in_time = False
+    assert not setup.work.pause(60)
+    setup.cluster.in_time = True
+    setup.write(b"two")
+    eventually(setup.holds_all, "the second transaction")
+
+
+def test_settings_that_are_committed_late_are_gone_by_then(setup: Setup) -> None:
+    setup.cluster.lead(1)
+    eventually(lambda: setup.holds_all() and is_reading(setup), "the log to hold the source's file")
+    setup.cluster.held_back = True
+    setup.change_settings(stopped(setup.config, setup.cluster.state.facts, True))
+    assert not setup.work._again
+    assert is_reading(setup)
+    setup.cluster.release()
+    eventually(lambda: not is_reading(setup), "the reader to end")
