@@ -53,7 +53,7 @@ class PeerTls:
             if found != self._seen:
                 try:
                     self._client, self._server = self._load()
-                except PeerTlsError as error:  # tried again with the next connection: too many open files, say, pass
+                except PeerTlsError as error:  # tried again: who may read the files now would not show in their stamp
                     if str(error) != self._trouble:
                         logger.error("the certificate for peers stays as it was: %s", error)
                     self._trouble = str(error)

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from typing import Final
 
-from kingbus_node.util.files import stamp
+from kingbus_node.util.files import Stamp, stamp
 
 _log = logging.getLogger(__name__)
 _CHECK_SECONDS: Final = 1.0
@@ -33,6 +33,7 @@ class TlsContext:
         self._lock = threading.Lock()
         self._seen = stamp(self._files)
         self._checked = time.monotonic()
+        self._trouble = ""
         self._context = self._load()
 
     def get(self) -> ssl.SSLContext:
@@ -43,14 +44,19 @@ class TlsContext:
                 self._checked = now
                 found = stamp(self._files)
                 if found != self._seen:
-                    self._seen = found
-                    try:
-                        self._context = self._load()
-                    except TlsError as problem:
-                        _log.error("the certificate stays as it was: %s", problem)
-                    else:
-                        _log.info("loaded the certificate again from %s", self._files[0])
+                    self._renew(found)
             return self._context
+
+    def _renew(self, found: Stamp) -> None:
+        try:
+            self._context = self._load()
+        except TlsError as problem:  # tried again next time: who may read the files now would not show in their stamp
+            if str(problem) != self._trouble:
+                _log.error("the certificate stays as it was: %s", problem)
+            self._trouble = str(problem)
+            return
+        self._seen, self._trouble = found, ""
+        _log.info("loaded the certificate again from %s", self._files[0])
 
     def _load(self) -> ssl.SSLContext:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)

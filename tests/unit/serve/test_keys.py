@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import shutil
 import socket
@@ -118,4 +119,27 @@ def test_a_renewed_certificate_is_used_without_a_restart(
     for name in (SERVER_CERTIFICATE, SERVER_KEY):
         shutil.copy(keys / name, folder / "new")
         (folder / "new").replace(folder / name)
+    assert context.get() is not first
+
+
+def test_a_certificate_that_could_not_be_read_at_first_is_tried_again(
+    keys: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Leave to read it comes after it: that changes neither its size nor its time."""
+    monkeypatch.setattr(tls_module, "_CHECK_SECONDS", 0.0)
+    folder = tmp_path / "tls"
+    shutil.copytree(keys, folder)
+    context = TlsContext(folder / SERVER_CERTIFICATE, folder / SERVER_KEY, None)
+    first = context.get()
+    shutil.copy(keys / SERVER_KEY, folder / "new")
+    (folder / "new").replace(folder / SERVER_KEY)
+
+    def forbidden(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    with monkeypatch.context() as patch, caplog.at_level(logging.ERROR):
+        patch.setattr(ssl.SSLContext, "load_cert_chain", forbidden)
+        assert context.get() is first
+        assert context.get() is first
+    assert caplog.text.count("stays as it was") == 1
     assert context.get() is not first
