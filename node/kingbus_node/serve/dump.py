@@ -44,7 +44,7 @@ from kingbus_node.serve.semisync import ENDS_TRANSACTION, SemiSyncOutgoing
 from kingbus_node.serve.start import MaybeLateError, Start, start_at_position
 from kingbus_node.store.catalogue import FileInfo
 from kingbus_node.store.cursor import Block, Cursor
-from kingbus_node.store.errors import PositionInsideEventError, PurgedError, StoreError
+from kingbus_node.store.errors import BeingReplacedError, PositionInsideEventError, PurgedError, StoreError
 from kingbus_node.store.reader import LogReader
 from kingbus_node.store.state import FACT_CLUSTER_UUID, LogState
 from kingbus_node.wire.commands import DumpFlag, DumpKind, DumpRequest
@@ -88,6 +88,8 @@ def run_dump(
     registry.add(dump)
     try:
         _Stream(dump, reader, settings).run()
+    except BeingReplacedError:
+        raise shutting_down() from None
     finally:
         registry.remove(dump)
 

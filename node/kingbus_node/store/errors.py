@@ -58,6 +58,10 @@ class PurgedError(StoreError):
     """What was asked for is older than the oldest retained entry or file."""
 
 
+class BeingReplacedError(StoreError):
+    """Another log takes the place of this one, and has not done so in time. It will, or the node ends."""
+
+
 class UnknownFileError(StoreError):
     """No source file of this id."""
 

@@ -14,7 +14,13 @@ import numpy as np
 
 from kingbus_node.store.durable import FileHandle
 from kingbus_node.store.entry import Flag, Kind, Meta
-from kingbus_node.store.errors import CorruptLogError, InvalidEntryError, PurgedError, StoreError
+from kingbus_node.store.errors import (
+    BeingReplacedError,
+    CorruptLogError,
+    InvalidEntryError,
+    PurgedError,
+    StoreError,
+)
 from kingbus_node.store.index import RECORD, RECORD_SIZE, Records, intact, read_records, seal
 from kingbus_node.store.segment import Located, SegmentHeader, index_path, list_segments, log_path, read_header, walk
 from kingbus_node.store.state import LogState
@@ -98,14 +104,17 @@ class Segments:
             return self._firsts[-1] if self._firsts else 0
 
     def renew(self) -> None:
-        """Forgets what it knows if another log has taken this one's place; waits for that to be over."""
+        """Forgets what it knows if another log has taken this one's place; waits for that to be over.
+
+        BeingReplacedError when it takes long, from everything that opens a segment.
+        """
         changes = self._changes()
         if changes == self._seen_changes:
             return
         deadline = time.monotonic() + _CHANGE_SECONDS
         while changes % 2:
             if time.monotonic() > deadline:
-                raise PurgedError("another log takes the place of this one")
+                raise BeingReplacedError("another log takes the place of this one")
             time.sleep(_CHANGE_LOOK)
             changes = self._changes()
         firsts = list_segments(self.directory)

@@ -20,6 +20,7 @@ from kingbus_node.demo.waiting import wait_until
 from kingbus_node.serve.artificial import Artificial
 from kingbus_node.serve.channel import DisconnectedError
 from kingbus_node.serve.registry import StopReason
+from kingbus_node.store import segments
 from kingbus_node.wire.commands import DumpFlag
 from kingbus_node.wire.errors import MySQLError
 
@@ -315,3 +316,16 @@ def test_many_dumps_follow_a_log_that_grows(log: Growing) -> None:
         assert events_[3:] == made
     for client in clients:
         client.leave()
+
+
+def test_a_log_that_is_being_replaced_for_long_is_no_reason_to_give_up_for_good(
+    log: Growing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For 1236 a replica stops until somebody comes; for 1053 it connects again, to another node perhaps."""
+    monkeypatch.setattr(segments, "_CHANGE_SECONDS", 0.1)
+    with log.served.start(at(flags=0)) as client:
+        client.events(3)
+        log.served.log._watermark.publish_change()
+        log.transaction()
+        assert client.packet() == b"\xff\x1d\x04"
+    assert log.served.ask(at()).end == b"\xff\x1d\x04"
