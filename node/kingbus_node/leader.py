@@ -10,7 +10,8 @@ known here) to its loss. The rules:
    even if this node leads again a moment later (entries that were lost in between would leave a hole), and no commit
    is told to it (an index that it had proposed may be filled by another leader), so it acknowledges nothing that is not
    committed. Its thread is stopped a moment later. Simulation: ``read-on``, seed 10.
-3. A reader is never used for a second reign: what it believed to be held is forgotten with it.
+3. A reader is never used for a second reign: what it believed to be held is forgotten with it. There is never a second
+   one in a reign before the first has ended: what that still proposes would come between.
 4. What goes wrong in a reign is tried again, more and more slowly, as long as the reign lasts. It never ends the node.
 """
 
@@ -318,8 +319,10 @@ class LeaderWork:
         try:
             self._wait(reign)
         finally:
-            if not reader.stop():
+            while not reader.stop():
                 logger.warning("the reader of the source does not end: the log takes nothing that it proposes")
+                if self._is_over(reign):  # then the log never will
+                    break
         return self._again
 
     def _wait(self, reign: Reign) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -17,7 +18,7 @@ from kingbus_node.config import Config
 from kingbus_node.demo.waiting import wait_until
 from kingbus_node.leader import LeaderWork, Reign
 from kingbus_node.raft.api import ConsensusError, Leadership, LeadershipListener, NotLeaderError
-from kingbus_node.source.reader import SourceState
+from kingbus_node.source.reader import SourceReader, SourceState
 from kingbus_node.source.settings import FACT_SETTINGS, seed, stopped
 from kingbus_node.store.entry import Entry, Flag, Json, Kind, Meta
 from kingbus_node.store.state import FACT_CLUSTER_UUID
@@ -33,6 +34,9 @@ class MemoryCluster(MemoryLog):
         self.proposed_in: list[int | None] = []
         self.refused = 0
         self.in_time = True
+        self.room = threading.Event()
+        self.room.set()
+        self.waiting = False
 
     def add_leadership_listener(self, listener: LeadershipListener) -> None:
         self.listeners.append(listener)
@@ -41,6 +45,8 @@ class MemoryCluster(MemoryLog):
     def propose(self, entries: Sequence[Entry], *, term: int | None = None) -> int:
         if self.leading is None or term not in (None, self.leading):
             raise NotLeaderError(None)
+        self.waiting = not self.room.is_set()
+        self.room.wait()
         self.refused += self.refusal is not None
         self.proposed_in.append(term)
         return super().propose(entries)
@@ -293,3 +299,30 @@ def test_settings_that_are_committed_late_are_gone_by_then(setup: Setup) -> None
     assert is_reading(setup)
     setup.cluster.release()
     eventually(lambda: not is_reading(setup), "the reader to end")
+
+
+def readers() -> int:
+    return sum(thread.name == "source-reader" for thread in threading.enumerate())
+
+
+def test_there_is_no_second_reader_before_the_first_has_ended(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The log takes nothing, for its disk is full, say; when there is room again, it takes what waits for that."""
+    stop = SourceReader.stop
+    stops: list[SourceReader] = []
+
+    def impatient(reader: SourceReader, timeout: float = 0.05) -> bool:
+        stops.append(reader)
+        return stop(reader, timeout)
+
+    monkeypatch.setattr(SourceReader, "stop", impatient)
+    setup.cluster.lead(1)
+    eventually(setup.holds_all, "the log to hold the source's file")
+    setup.cluster.room.clear()
+    setup.write(b"two")
+    eventually(lambda: setup.cluster.waiting, "the reader to propose")
+    setup.work.reconsider(setup.cluster.commit_index)
+    eventually(lambda: len(stops) > 1 or readers() > 1, "another attempt to end it")
+    assert readers() == 1
+    setup.cluster.room.set()
+    eventually(lambda: stops[0] is not setup.work._reader, "the next reader")
+    eventually(setup.holds_all, "the second transaction")
