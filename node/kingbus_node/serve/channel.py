@@ -53,6 +53,7 @@ class Channel:
         self._compression: Compression | None = None
         self._inflated = memoryview(b"")  # of a piece, what has not been read yet
         self._torn = False  # a send has failed: what is sent behind the part of it that went out would be taken for it
+        self._aborted = False
         self.sequence = 0
         self.sent_bytes = 0
         sock.settimeout(timeout)
@@ -240,13 +241,20 @@ class Channel:
     def start_tls(self, context: ssl.SSLContext) -> None:
         """Become a TLS server on this connection (after an SSLRequest)."""
         self._apply_deadline()
+        self._torn = True  # until there is TLS, nothing can be said
         try:
-            self._tls = context.wrap_socket(self._socket, server_side=True)
+            # First the socket, then the handshake, which may take long: `abort` needs the one that is in use.
+            self._socket = self._tls = context.wrap_socket(
+                self._socket, server_side=True, do_handshake_on_connect=False
+            )
+            if self._aborted:
+                raise DisconnectedError("the connection was cut")
+            self._tls.do_handshake()
         except TimeoutError:
             raise PeerTimeoutError("the peer does not finish the TLS handshake") from None
         except (OSError, ValueError) as problem:
             raise DisconnectedError(f"TLS handshake failed: {problem}") from problem
-        self._socket = self._tls
+        self._torn = False
 
     def start_compression(self, compression: Compression) -> None:
         """From here on both sides speak the compressed protocol (after the OK that ends a login)."""
@@ -259,6 +267,7 @@ class Channel:
 
     def abort(self) -> None:
         """Cut the connection, from any thread: the thread that uses the channel gets `DisconnectedError`."""
+        self._aborted = True
         with contextlib.suppress(OSError):  # it is closed already
             socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
 

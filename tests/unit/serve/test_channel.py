@@ -255,6 +255,28 @@ def test_a_peer_that_stalls_in_the_tls_handshake_is_given_up(context: ssl.SSLCon
             channel.start_tls(context)
 
 
+def test_abort_ends_a_tls_handshake_from_another_thread(context: ssl.SSLContext) -> None:
+    with connected(timeout=60) as (channel, peer):
+        ended: list[BaseException] = []
+
+        def shake_hands() -> None:
+            try:
+                channel.start_tls(context)
+            except (DisconnectedError, PeerTimeoutError) as error:
+                ended.append(error)
+
+        thread = threading.Thread(target=shake_hands)
+        thread.start()
+        incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        with pytest.raises(ssl.SSLWantReadError):
+            client_context().wrap_bio(incoming, outgoing).do_handshake()
+        peer.sendall(outgoing.read())
+        assert peer.recv(1)  # it waits for our answer now
+        channel.abort()
+        thread.join(30)
+        assert [type(error) for error in ended] == [DisconnectedError]
+
+
 def test_a_peer_that_is_gone_without_a_word_is_noticed_in_time() -> None:
     with connected(timeout=None) as (channel, _):
         twin = socket.socket(fileno=os.dup(channel.fileno()))
