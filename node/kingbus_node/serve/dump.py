@@ -53,6 +53,7 @@ from kingbus_node.wire.errors import MySQLError, shutting_down, unknown_command
 _EOF: Final = b"\xfe\0\0\x02\0"  # no warnings; status: autocommit
 _HEAD_BLOCK: Final = 65536
 _PURGES_IN_A_ROW: Final = 5
+_SHORTEST_PERIOD: Final = 0.001  # seconds; so it is for a replica (SOURCE_HEARTBEAT_PERIOD)
 _LONGEST_POLL_MS: Final = 2**31 - 1  # heartbeat periods may be longer, of up to 4294967 s
 
 
@@ -108,7 +109,8 @@ class _Stream:
         self._reader = reader
         self._settings = settings
         self._flavor = flavor
-        self._period = max(facts.number("source_heartbeat_period", "master_heartbeat_period") or 0, 0) / 1e9
+        period = max(facts.number("source_heartbeat_period", "master_heartbeat_period") or 0, 0) / 1e9
+        self._period = max(period, _SHORTEST_PERIOD) if period else 0.0
         checksum = facts.text("source_binlog_checksum", "master_binlog_checksum")
         self._checksum_known = checksum is not None
         second = flavor is Flavor.MYSQL and bool(request.flags & DumpFlag.MYSQL_HEARTBEAT_V2)

@@ -147,6 +147,14 @@ def test_heartbeats_come_every_period_with_the_position(log: Growing, version: i
         assert client.event() == log.heartbeat(version)
 
 
+def test_heartbeats_come_once_in_a_millisecond_at_most(log: Growing) -> None:
+    """A replica cannot be told a shorter period; without that limit one client would take a whole serve process."""
+    start = time.monotonic()
+    with log.served.start(at(flags=0), {**CRC32, "source_heartbeat_period": 1}) as client:
+        client.events(303)
+        assert time.monotonic() - start > 0.29
+
+
 @pytest.mark.parametrize("period", [4_294_967_000_000_000, 10**60])
 def test_a_period_may_be_as_long_as_a_replica_can_be_told(log: Growing, period: int) -> None:
     """SOURCE_HEARTBEAT_PERIOD may be 4294967 s, which is more milliseconds than poll takes."""
