@@ -259,9 +259,9 @@ def _steps(
 
 def _lost_volumes(observed: Observed, view: Quorum | None) -> Iterator[_Step]:
     for claim in observed.claims:
-        if not claim.lost or claim.terminating:
-            continue
         pod = _pod_of(claim, observed)
+        if not claim.lost or (claim.terminating and (pod is None or pod.terminating)):
+            continue
         if pod is not None and pod.terminating:
             yield _Step(f"volume {claim.name} is lost; waiting for pod {pod.name} to end")
         elif view is None:
@@ -270,7 +270,12 @@ def _lost_volumes(observed: Observed, view: Quorum | None) -> Iterator[_Step]:
             yield from _hand_over(view, observed, f"volume {claim.name} is lost")
         elif pod is None or view.can_lose(pod.name):
             name = pod.name if pod is not None else claim.name.removeprefix("data-")
-            if len(view.voters) > 1:
+            if len(view.voters) == 1:
+                continue
+            if pod is not None and claim.terminating:  # deleted, but its pod was not: that one keeps it for ever
+                reason = f"volume {claim.name} is lost and was deleted, and goes with its pod"
+                yield _Step(f"restarting pod {name}: {reason}", RestartPod(name, pod.uid, reason, useless=True))
+            else:
                 replaced = ReplaceVolume(name, pod.uid if pod is not None else None, claim.name, claim.uid)
                 yield _Step(f"volume {claim.name} is lost: it is replaced by an empty one", replaced)
         else:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -234,6 +236,23 @@ def test_a_lost_volume_is_replaced_when_a_majority_is_there_without_it() -> None
 
     assert len(world.taken(ReplaceVolume)) == 1
     assert all(pod.ready for pod in world.pods.values())
+
+
+def test_a_lost_volume_that_was_deleted_without_its_pod_takes_the_pod_along() -> None:
+    """The operator ended between the two: the claim waits for its pod to go, which nobody would ever delete."""
+    world = running()
+    lost = next(o for o in world.pods if name(o) != world.leader)
+    world.lose_volume(lost)
+    seen = world.observed()
+    half = replace(seen, claims=[replace(claim, terminating=claim.ordinal == lost) for claim in seen.claims])
+
+    made = plan(world.wanted, half)
+    assert isinstance(made.disruptive, RestartPod)
+    assert (made.disruptive.pod, made.disruptive.uid) == (name(lost), world.pods[lost].uid)
+    assert made.disruptive.useless, "no budget may keep it: it has lost its disk"
+
+    going = replace(half, pods=[replace(pod, terminating=pod.ordinal == lost) for pod in half.pods])
+    assert plan(world.wanted, going).disruptive is None
 
 
 def test_a_lost_volume_waits_while_nobody_leads() -> None:
