@@ -20,6 +20,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from kingbus_operator.api import KIND
 from kingbus_operator.api.quantity import quantity
 from kingbus_operator.api.types import Json
 from kingbus_operator.build import certmanager, monitoring
@@ -29,6 +30,7 @@ from kingbus_operator.build.common import (
     TEMPLATE_ANNOTATION,
     TERM_ANNOTATION,
     Inputs,
+    labels,
 )
 from kingbus_operator.build.configmap import source_settings
 from kingbus_operator.build.objects import objects
@@ -92,6 +94,9 @@ def plan(desired: Desired, observed: Observed) -> Plan:
     view = quorum(observed.pods)
     pods = _pods_wanted(desired, observed, view)
     manifests = [stamped(manifest) for manifest in objects(_inputs(desired, observed, pods))]
+    strangers = [manifest for manifest in manifests if not _ours(desired, _live(observed, manifest))]
+    if strangers:
+        return _names_taken(desired, observed, strangers)
     applied = [Apply(manifest) for manifest in manifests if differs(manifest, _live(observed, manifest))]
     actions: list[Action] = [*applied, *_unwanted(desired, observed, manifests)]
     actions += _labels(observed, view)
@@ -146,6 +151,45 @@ def _inputs(desired: Desired, observed: Observed, pods: int) -> Inputs:
 
 def _live(observed: Observed, manifest: Json) -> Json | None:
     return observed.objects.get((str(manifest["kind"]), str(dig(manifest, "metadata", "name"))))
+
+
+def _ours(desired: Desired, live: Json | None) -> bool:
+    """Whether an object may be made or changed: it is not there, this cluster's own, or left by one of its name.
+
+    What was left (``kubectl delete --cascade=orphan``, a backup) has no owner any more, but our labels.
+    """
+    if live is None:
+        return True
+    owner = _owner(live)
+    if owner is not None:
+        return owner.get("uid") == desired.cluster.uid
+    found = dig(live, "metadata", "labels")
+    return isinstance(found, dict) and found.items() >= labels(desired.cluster.name).items()
+
+
+def _owner(live: Json | None) -> Json | None:
+    """The ownerReference of an object's controller."""
+    owners = dig(live, "metadata", "ownerReferences")
+    return next((owner for owner in owners if owner.get("controller")), None) if isinstance(owners, list) else None
+
+
+def _names_taken(desired: Desired, observed: Observed, strangers: list[Json]) -> Plan:
+    """Nothing is done: objects of others are neither changed nor, with the cluster, deleted. Nor would a part do: pods
+    would point a Service that is not ours at themselves.
+    """
+    problems = []
+    for manifest in strangers:
+        kind, name = str(manifest["kind"]), str(dig(manifest, "metadata", "name"))
+        owner = _owner(_live(observed, manifest))
+        if owner is not None and (owner.get("kind"), owner.get("name")) == (KIND, desired.cluster.name):
+            return Plan((), f"waiting for {kind} {name} of a former {KIND} of this name to be deleted")
+        whose = f"{owner.get('kind')} {owner.get('name')}" if owner is not None else "somebody else"
+        text = (
+            f"{kind} {name} is there already and belongs to {whose}: choose another name for this {KIND}, or remove "
+            f"that {kind} if nobody needs it"
+        )
+        problems.append(Problem("NameTaken", text))
+    return Plan((), "waiting for names that are taken", tuple(problems))
 
 
 def _unwanted(desired: Desired, observed: Observed, manifests: list[Json]) -> Iterator[Action]:

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from unit.operator.world import NAME, World, desired, name
 
-from kingbus_operator.api.types import Compression
+from kingbus_operator.api.types import Compression, Json
+from kingbus_operator.build.common import labels
 from kingbus_operator.planning.actions import (
     AddMember,
     Apply,
@@ -325,6 +326,68 @@ def test_what_somebody_deletes_or_changes_is_put_back(kind: str, thing: str) -> 
     made = world.operate()
     assert [(a.kind, a.name) for a in made.actions if isinstance(a, Apply)] == [(kind, thing)]
     assert dig(world.objects[kind, thing], "data") == before.get("data")
+
+
+STRANGERS: Json = {"app": "shop"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "thing"),
+    [
+        ("Service", NAME),
+        ("Secret", f"{NAME}-tls"),
+        ("Role", NAME),
+        ("StatefulSet", NAME),
+        ("ConfigMap", f"{NAME}-config"),
+    ],
+)
+def test_what_belongs_to_somebody_else_is_neither_taken_over_nor_deleted_with_the_cluster(
+    kind: str, thing: str
+) -> None:
+    """A cluster may be named as the server that it reads from: its Service must go on leading there."""
+    world = World(desired())
+    theirs: Json = {"kind": kind, "metadata": {"name": thing, "uid": "theirs", "labels": STRANGERS}}
+    world.objects[kind, thing] = theirs
+    made = world.operate()
+
+    assert made.actions == ()
+    (problem,) = made.problems
+    assert problem.reason == "NameTaken"
+    assert problem.message.startswith(f"{kind} {thing} is there already and belongs to somebody else")
+    assert world.objects == {(kind, thing): theirs}
+
+    del world.objects[kind, thing]
+    world.settle()
+    assert all(pod.ready for pod in world.pods.values())
+
+
+def test_an_object_that_another_controller_owns_is_left_to_it() -> None:
+    """A second cluster, whose name makes the same names: `orders-replicas` beside `orders`."""
+    world = World(desired())
+    other = {"kind": "BinlogCluster", "name": "orders", "uid": "of-the-other", "controller": True}
+    metadata: Json = {"name": f"{NAME}-nodes", "labels": labels(NAME), "ownerReferences": [{**other, "name": "others"}]}
+    world.objects["Service", f"{NAME}-nodes"] = {"metadata": metadata}
+    made = world.operate()
+    assert made.actions == ()
+    assert "belongs to BinlogCluster others" in made.problems[0].message
+
+    metadata["ownerReferences"] = [other]  # what a cluster of this very name has left goes by itself
+    made = world.operate()
+    assert (made.actions, made.problems) == ((), ())
+    assert made.progress == f"waiting for Service {NAME}-nodes of a former BinlogCluster of this name to be deleted"
+
+
+def test_what_a_cluster_of_the_same_name_has_left_without_an_owner_is_taken_over() -> None:
+    """As `kubectl delete --cascade=orphan` leaves it: pods and their disks go on."""
+    world = running()
+    for body in world.objects.values():
+        metadata = body["metadata"]
+        assert isinstance(metadata, dict)
+        del metadata["ownerReferences"]
+    made = world.operate()
+    assert {(a.kind, a.name) for a in made.actions if isinstance(a, Apply)} == set(world.objects)
+    world.settle()
+    assert not world.taken(RestartPod)
 
 
 def test_a_statefulset_that_was_deleted_is_made_again_for_all_that_may_be_members() -> None:
