@@ -62,7 +62,8 @@ async def observe(api: Api, nodes: Nodes, cluster: Cluster, groups: frozenset[st
     )
     objects = {key: body for key, body in parts if body is not None}
     ca, tls = values(objects.get(("Secret", names.ca_secret))), values(objects.get(("Secret", names.tls_secret)))
-    certificates = Certificates(ca, tls) if ca and tls else None
+    # Without the pods' Secret, too: the CA that everybody trusts signs what is made in its place.
+    certificates = Certificates(ca, tls) if ca else None
     token = values(objects.get(("Secret", names.admin_secret))).get("token")
     targets = {}
     if certificates is not None and token and "ca.crt" in tls:
