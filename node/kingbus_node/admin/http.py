@@ -15,7 +15,8 @@ import logging
 import ssl
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from http import HTTPStatus
 from typing import TypeVar
 
@@ -23,7 +24,7 @@ from aiohttp import web
 from pydantic import TypeAdapter
 
 from kingbus_node.admin import bodies, page
-from kingbus_node.admin.auth import TokenError, TokenFile, refusal
+from kingbus_node.admin.auth import PROTECTED, TokenError, TokenFile, refusal
 from kingbus_node.admin.metrics import CONTENT_TYPE, Metrics
 from kingbus_node.admin.openapi import REFERENCE, Route, document
 from kingbus_node.admin.peers import HOP, Peers, put_together
@@ -48,6 +49,9 @@ log = logging.getLogger(__name__)
 
 _LOOK_SECONDS = 5.0
 """How often the certificate files are looked at."""
+
+_ORDERS = 8
+"""How many orders are carried out at a time. One may wait a minute for a quorum; what is only looked at must not."""
 
 BINLOG = "application/octet-stream"
 LINES = "application/x-ndjson"
@@ -82,6 +86,7 @@ class AdminServer:
         self._token = None if settings.token_file is None else TokenFile(settings.token_file)
         self._peers: Peers
         self._verifying = False
+        self._order_threads = ThreadPoolExecutor(_ORDERS, "admin-order")  # asyncio's own threads are for looks
         self._loop: asyncio.AbstractEventLoop | None = None  # while the server answers
         self._thread = threading.Thread(target=self._run, name="admin", daemon=True)
         self._started = threading.Event()
@@ -144,6 +149,7 @@ class AdminServer:
         finally:
             await runner.cleanup()
             await self._peers.close()
+            self._order_threads.shutdown(wait=False, cancel_futures=True)
 
     def _tls(self) -> ssl.SSLContext | None:
         tls = self._settings.tls
@@ -316,7 +322,7 @@ class AdminServer:
 
     async def _mend(self, request: web.Request) -> web.StreamResponse:
         order = await bodies.read_body(request, bodies.MendOrder)
-        return _json(_MENDED.dump_json(await asyncio.to_thread(self._node.mend, order.segment)))
+        return _json(_MENDED.dump_json(await self._carry_out(lambda: self._node.mend(order.segment))))
 
     async def _verify(self, request: web.Request) -> web.StreamResponse:
         """In a process of its own, which ends with the request."""
@@ -377,7 +383,7 @@ class AdminServer:
         return await self._by_leader(request, lambda: web.json_response({"leader": self._control.transfer(to)}))
 
     async def _source(self, request: web.Request) -> web.StreamResponse:
-        return await self._by_leader(request, self._source_answer)
+        return await self._or_by_leader(request, asyncio.to_thread(self._source_answer))
 
     async def _set_source(self, request: web.Request) -> web.StreamResponse:
         changes = (await bodies.read_body(request, bodies.SourceChanges)).changes()
@@ -421,10 +427,17 @@ class AdminServer:
 
         return await self._by_leader(request, done)
 
+    async def _carry_out(self, work: Callable[[], _T]) -> _T:
+        """Something that may take long."""
+        return await asyncio.get_running_loop().run_in_executor(self._order_threads, work)
+
     async def _by_leader(self, request: web.Request, work: Callable[[], web.Response]) -> web.StreamResponse:
-        """``work``'s answer if this node leads; else the leader's answer to the same request."""
+        """The answer of ``work``, an order, if this node leads; else the leader's answer to the same request."""
+        return await self._or_by_leader(request, self._carry_out(work))
+
+    async def _or_by_leader(self, request: web.Request, here: Awaitable[web.Response]) -> web.StreamResponse:
         try:
-            return await asyncio.to_thread(work)
+            return await here
         except NotLeaderError as error:
             members = (await asyncio.to_thread(self._node.status)).members
             return await self._peers.pass_on(request, members, error.leader)
@@ -439,7 +452,10 @@ class AdminServer:
 
     @web.middleware
     async def _authorised(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        refused = await asyncio.to_thread(refusal, request, self._token)
+        if self._token is not None and request.path.startswith(PROTECTED):
+            refused = await asyncio.to_thread(refusal, request, self._token)  # reads the token's file
+        else:
+            refused = refusal(request, None)  # at once: a probe of the process waits for no thread
         return await handler(request) if refused is None else refused
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import socket
 import ssl
+import threading
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -406,3 +408,29 @@ def self_signed(folder: Path) -> tuple[Path, Path]:
         key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     )
     return folder / "cert.pem", folder / "key.pem"
+
+
+class StandingControl(FakeControl):
+    """Its orders wait, as for a quorum that is not there."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.go_on = threading.Event()
+
+    def stop_source(self) -> None:
+        assert self.go_on.wait(60)
+
+
+def test_orders_that_wait_keep_no_probe_and_no_look_waiting() -> None:
+    """A node without a quorum is alive. Whose orders to it wait must not have it restarted by its liveness probe."""
+    control = StandingControl()
+    with serving(FakeNode(), control=control) as server, ThreadPoolExecutor(60) as clients:
+        orders = [clients.submit(ask, server, "/v1/source/stop", method="POST") for _ in range(50)]
+        looks = {path: clients.submit(ask, server, path) for path in ("/livez", "/readyz", "/metrics", "/v1/source")}
+        try:
+            for path, look in looks.items():
+                assert look.result(20).status == 200, path
+            assert not any(order.done() for order in orders)
+        finally:
+            control.go_on.set()
+        assert {order.result(60).status for order in orders} == {204}
