@@ -244,6 +244,43 @@ def test_an_eviction_that_the_budget_forbids_waits(namespace: Namespace) -> None
     asyncio.run(story())
 
 
+def test_pods_that_are_not_ready_get_a_new_template_although_their_budget_is_not_met(namespace: Namespace) -> None:
+    """The API server evicts no running pod while fewer than wanted are healthy; the new template may be the cure."""
+
+    async def story() -> None:
+        async with scene(namespace) as it:
+            await it.settle()
+            unready: Json = {"status": {"conditions": [{"type": "Ready", "status": "False"}]}}
+            for ordinal in range(3):
+                await it.admin.merge_patch("Pod", namespace.name, f"orders-{ordinal}/status", unready)
+            budget: Json = {"status": {**HEALTHY, "currentHealthy": 0, "disruptionsAllowed": 0}}
+            await it.admin.merge_patch("PodDisruptionBudget", namespace.name, "orders/status", budget)
+            await it.admin.apply(namespace.here(changed(plain(), "spec.image", "kingbus:2")), manager="a-person")
+            await it.settle(8)
+            pods = await it.admin.list("Pod", namespace.name)
+            assert {dig(pod, "spec", "containers", 0, "image") for pod in pods} == {"kingbus:2"}
+            assert it.nodes.orders == ["transfer orders-1"], "one at a time, the leader last"
+
+    asyncio.run(story())
+
+
+def test_what_is_somebody_elses_is_left_alone_and_told(namespace: Namespace) -> None:
+    async def story() -> None:
+        async with scene(namespace) as it:
+            ports = [{"name": "mysql", "port": 3306, "protocol": "TCP", "targetPort": 3306}]
+            theirs: Json = {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "orders"}}
+            theirs["spec"] = {"selector": {"app": "shop"}, "ports": ports}
+            before = await it.admin.create(namespace.here(theirs))
+            await it.settle(2)
+            assert await it.get("Service", "orders") == before
+            assert await it.admin.get("StatefulSet", namespace.name, "orders") is None
+            degraded = await it.condition("Degraded")
+            assert (degraded["status"], degraded["reason"]) == ("True", "NameTaken")
+            assert "Service orders is there already and belongs to somebody else" in str(degraded["message"])
+
+    asyncio.run(story())
+
+
 def test_others_keep_what_they_set_and_the_operator_puts_its_own_back(namespace: Namespace) -> None:
     async def story() -> None:
         async with scene(namespace) as it:

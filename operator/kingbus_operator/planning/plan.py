@@ -359,8 +359,15 @@ def _on_their_way(
         elif not pod.ready and name not in outdated and ordinal < desired.cluster.spec.replicas:
             if pod.node is not None and view is not None and name not in view.names:
                 continue  # it can't be ready before it is a member, and joins below
+            if outdated and view is not None and name in view.alive and _idle(observed, view):
+                continue  # it can't be ready before the leader reads from the source, which may need its new template
             why = "; ".join(pod.node.reasons) if pod.node is not None and pod.node.reasons else "it is not ready"
             yield _Step(f"waiting for pod {name}: {why}")
+
+
+def _idle(observed: Observed, view: Quorum) -> bool:
+    """Whether nothing has ever come from the source: no pod can be ready then, and none is of use to anybody."""
+    return not view.node.executed and not any(pod.ready for pod in observed.pods)
 
 
 def _no_leader(view: Quorum | None) -> Iterator[_Step]:
@@ -408,11 +415,14 @@ def _shrinking(desired: Desired, view: Quorum, present: int) -> Iterator[_Step]:
 
 def _rolling(observed: Observed, view: Quorum, outdated: list[PodView]) -> Iterator[_Step]:
     names = [pod.name for pod in outdated]
+    idle = _idle(observed, view)
     followers = sorted((pod for pod in outdated if pod.name != view.leader), key=lambda pod: (pod.ready, -pod.ordinal))
     for pod in followers:
-        if view.can_lose(pod.name) and all(other.ready for other in observed.pods if other.name not in names):
+        if view.can_lose(pod.name) and all(other.ready or idle for other in observed.pods if other.name not in names):
+            # A budget that is not met keeps pods that are not ready as well, for ever: a majority is there without it.
             reason = f"it does not have the present template ({len(names)} to go)"
-            yield _Step(f"restarting pod {pod.name}: {reason}", RestartPod(pod.name, pod.uid, reason))
+            restart = RestartPod(pod.name, pod.uid, reason, useless=not pod.ready)
+            yield _Step(f"restarting pod {pod.name}: {reason}", restart)
     if followers:
         yield _Step(f"restarting {followers[0].name} when a majority of the others is ready")
     for pod in outdated:
@@ -424,7 +434,8 @@ def _rolling(observed: Observed, view: Quorum, outdated: list[PodView]) -> Itera
 
 
 def _hand_over(view: Quorum, observed: Observed, reason: str) -> Iterator[_Step]:
-    ready = {pod.name for pod in observed.pods if pod.ready and not pod.terminating}
+    idle = _idle(observed, view)
+    ready = {pod.name for pod in observed.pods if (pod.ready or idle) and not pod.terminating}
     yield from _transfer(view, ready, reason)
 
 

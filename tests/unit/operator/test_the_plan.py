@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from unit.operator.world import NAME, World, desired, name
 
-from kingbus_operator.api.types import Compression, Json
-from kingbus_operator.build.common import labels
+from kingbus_operator.api.types import Compression, Json, SecretRef
+from kingbus_operator.build.common import TEMPLATE_ANNOTATION, labels
 from kingbus_operator.planning.actions import (
     AddMember,
     Apply,
@@ -205,6 +205,34 @@ def test_with_no_leader_for_long_a_new_template_reaches_pods_that_are_not_ready(
         pod.unready = 300.0
     world.settle()
     assert world.has_quorum
+
+
+@pytest.mark.parametrize("replicas", [1, 3, 5])
+def test_a_cluster_that_never_received_anything_gets_the_spec_that_cures_it(replicas: int) -> None:
+    """Its credentials were wrong, so no pod has ever been ready; the leader needs the right ones to make them so."""
+    world = World(desired(replicas=replicas))
+    world.operate()
+    world.deaf = {template(world)}
+    for _ in range(20):
+        world.operate()
+        world.controller()
+        world.raft()
+        for ordinal in list(world.pods):
+            world.kubelet(ordinal)
+    assert world.leader is not None
+    assert not any(pod.ready for pod in world.pods.values())
+
+    source = world.wanted.cluster.spec.source
+    world.change(source=source.model_copy(update={"credentials_secret_ref": SecretRef(name="the-right-one")}))
+    world.settle()
+    assert {pod.template for pod in world.pods.values()} == {template(world)}
+    assert all(pod.ready for pod in world.pods.values())
+
+
+def template(world: World) -> str:
+    """The present version of the pod template."""
+    annotations = dig(world.objects["StatefulSet", NAME], "spec", "template", "metadata", "annotations")
+    return str(dig(annotations, TEMPLATE_ANNOTATION))
 
 
 def test_with_no_leader_for_a_moment_nothing_is_restarted() -> None:

@@ -108,6 +108,10 @@ class World:
     )
     cut: set[str] = field(default_factory=set)
     """Pods that the others can't reach, although Kubernetes still calls them ready."""
+    deaf: set[str] = field(default_factory=set)
+    """Templates whose pods, when they lead, get nothing from the source: with a wrong password, say."""
+    received: bool = False
+    """Whether anything has ever come from the source; no pod is ready before."""
     history: list[Action] = field(default_factory=list)
     _numbers: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
 
@@ -142,6 +146,7 @@ class World:
                     configured=self.endpoints if leads else None,
                     settings=dict(self.settings) if leads else None,
                 ),
+                executed="3e11fa47-71ca-11e1-9e33-c80aa9429562:1" if self.received else "",
             )
         return PodView(
             name=own,
@@ -226,6 +231,8 @@ class World:
             case RestartPod(pod, uid, _, useless):
                 assert self._pod(pod).uid == uid
                 assert pod != self.leader or len(self.voters) == 1, "the leader hands over first"
+                if not useless and not self._budget_allows(pod):
+                    return  # 429, again and again
                 alone = self.voters == {pod}
                 assert (
                     useless
@@ -252,6 +259,14 @@ class World:
                 self.settings |= changes
             case DeleteObject(_, kind, own, _):
                 del self.objects[kind, own]
+
+    def _budget_allows(self, pod: str) -> bool:
+        """Whether a running pod is evicted: Kubernetes documentation, "Unhealthy Pod Eviction Policy"."""
+        budget = self.objects["PodDisruptionBudget", NAME]
+        desired = self.replicas - number(dig(budget, "spec", "maxUnavailable"))
+        healthy = sum(other.ready for other in self.pods.values())
+        evicted = self._pod(pod)
+        return not evicted.alive or healthy >= desired + evicted.ready
 
     def _apply(self, action: Apply) -> None:
         key = action.kind, action.name
@@ -311,7 +326,7 @@ class World:
             if not self.claims[ordinal].lost:
                 pod.alive = True
         else:
-            pod.ready = self.leader is not None and self.has_quorum and name(ordinal) in self.roles
+            pod.ready = self.leader is not None and self.has_quorum and name(ordinal) in self.roles and self.received
 
     def raft(self) -> None:
         """Forms, elects, promotes learners that have caught up."""
@@ -327,6 +342,7 @@ class World:
         if self.leader is None and self.roles and self.has_quorum:
             self.leader, self.term = candidates[self.term % len(candidates)], self.term + 1
         if self.leader is not None:
+            self.received = self.received or self._pod(self.leader).template not in self.deaf
             for own, role in self.roles.items():
                 if role == "learner" and own in self.alive:
                     self.roles[own] = "voter"
