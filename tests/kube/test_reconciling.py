@@ -19,7 +19,7 @@ from kingbus_operator.shell.observe import values
 from kingbus_operator.shell.reconcile import Fenced, Reconciler, Settings
 from kube.installed import operator_account
 from kube.players import FakeNodes, kubelet, statefulset_controller
-from kube.world import Namespace, changed, plain, until_allowed
+from kube.world import Namespace, changed, eventually, plain, until_allowed
 
 PARTS = [
     ("ServiceAccount", "orders"),
@@ -279,6 +279,63 @@ def test_what_is_somebody_elses_is_left_alone_and_told(namespace: Namespace) -> 
             assert "Service orders is there already and belongs to somebody else" in str(degraded["message"])
 
     asyncio.run(story())
+
+
+def test_where_only_some_of_the_optional_kinds_are_there_the_others_are_not_made(namespace: Namespace) -> None:
+    """PodMonitor without PrometheusRule is what collectors other than Prometheus ask people to install."""
+
+    async def story() -> None:
+        async with scene(namespace) as it:
+            await it.admin.apply(MONITORS)
+            try:
+                await eventually(lambda: served(it.admin, namespace.name))
+                await it.settle()
+                assert (await it.condition("Ready"))["status"] == "True"
+                assert (await it.condition("Progressing"))["reason"] == "Converged"
+                assert dig(await it.get("PodMonitor", "orders"), "metadata", "ownerReferences", 0, "name") == "orders"
+            finally:
+                name = str(dig(MONITORS, "metadata", "name"))
+                found = await it.admin.get("CustomResourceDefinition", None, name)
+                uid: Json = {"preconditions": {"uid": dig(found, "metadata", "uid")}}
+                await it.admin._call("DELETE", path("CustomResourceDefinition", None, name), {}, uid)
+
+    asyncio.run(story())
+
+
+MONITORS: Json = {
+    "apiVersion": "apiextensions.k8s.io/v1",
+    "kind": "CustomResourceDefinition",
+    "metadata": {
+        "name": "podmonitors.monitoring.coreos.com",
+        "annotations": {"api-approved.kubernetes.io": "unapproved, for a test"},
+    },
+    "spec": {
+        "group": "monitoring.coreos.com",
+        "names": {
+            "kind": "PodMonitor",
+            "listKind": "PodMonitorList",
+            "plural": "podmonitors",
+            "singular": "podmonitor",
+        },
+        "scope": "Namespaced",
+        "versions": [
+            {
+                "name": "v1",
+                "served": True,
+                "storage": True,
+                "schema": {"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": True}},
+            }
+        ],
+    },
+}
+
+
+async def served(api: Api, namespace: str) -> bool:
+    try:
+        await api.list("PodMonitor", namespace)
+    except ApiError:
+        return False
+    return True
 
 
 def test_others_keep_what_they_set_and_the_operator_puts_its_own_back(namespace: Namespace) -> None:

@@ -57,8 +57,8 @@ class Inputs:
     admin_token: str = field(repr=False)
     claim_size: str | None = None
     """The size in the claim template of the StatefulSet that there is: it cannot be changed there."""
-    api_groups: frozenset[str] = field(default_factory=frozenset)
-    """API groups that the server has: objects of optional ones are made only where they are."""
+    optional_kinds: frozenset[str] = field(default_factory=frozenset)
+    """Kinds that the server has and need not have: objects of these are made only where they are."""
     source_certificate: bool = False
     """Whether the Secret of ``source.tls`` has a certificate for us to show."""
     cluster_domain: str = "cluster.local"

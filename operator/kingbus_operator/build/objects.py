@@ -31,12 +31,11 @@ def objects(inputs: Inputs) -> list[Json]:
         pod_disruption_budget(inputs),
     ]
     spec = inputs.cluster.spec
-    if spec.access.tls.issuer_ref is not None and certmanager.GROUP in inputs.api_groups:
+    if spec.access.tls.issuer_ref is not None and "Certificate" in inputs.optional_kinds:
         made.append(certmanager.certificate(inputs))
     made.append(statefulset(inputs))
-    if monitoring.GROUP in inputs.api_groups:
-        if spec.monitoring.pod_monitor:
-            made.append(monitoring.pod_monitor(inputs))
-        if spec.monitoring.prometheus_rule:
-            made.append(monitoring.prometheus_rule(inputs))
+    if spec.monitoring.pod_monitor and "PodMonitor" in inputs.optional_kinds:
+        made.append(monitoring.pod_monitor(inputs))
+    if spec.monitoring.prometheus_rule and "PrometheusRule" in inputs.optional_kinds:
+        made.append(monitoring.prometheus_rule(inputs))
     return made

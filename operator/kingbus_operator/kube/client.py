@@ -52,6 +52,8 @@ VERSIONS: Mapping[str, str] = {
     "StatefulSet": "apps/v1",
     "StorageClass": "storage.k8s.io/v1",
 }
+OPTIONAL = ("Certificate", "PodMonitor", "PrometheusRule")
+"""Kinds that a server need not have."""
 _TIMEOUT = aiohttp.ClientTimeout(total=15, connect=5)
 
 
@@ -155,11 +157,27 @@ class Api:
             if error.status not in (404, 409):
                 raise
 
-    async def groups(self) -> frozenset[str]:
-        """The API groups that the server has."""
-        answer = await self._call("GET", "/apis")
-        found = answer.get("groups")
-        return frozenset(str(group["name"]) for group in found) if isinstance(found, list) else frozenset()
+    async def optional_kinds(self) -> frozenset[str]:
+        """Which of ``OPTIONAL`` the server has: each for itself, as their definitions may be installed one by one."""
+        listed = (await self._call("GET", "/apis")).get("groups")
+        groups = {str(group["name"]) for group in listed} if isinstance(listed, list) else set()
+        found: set[str] = set()
+        for version in sorted({VERSIONS[kind] for kind in OPTIONAL}):
+            if version.partition("/")[0] in groups:
+                served = await self._kinds(version)
+                found |= {kind for kind in OPTIONAL if VERSIONS[kind] == version and kind in served}
+        return frozenset(found)
+
+    async def _kinds(self, version: str) -> frozenset[str]:
+        """The kinds of one version of a group; none when the group has other versions only."""
+        try:
+            answer = await self._call("GET", f"/apis/{version}")
+        except ApiError as error:
+            if error.status == 404:
+                return frozenset()
+            raise
+        found = answer.get("resources")
+        return frozenset(str(resource["kind"]) for resource in found) if isinstance(found, list) else frozenset()
 
     async def _call(
         self,

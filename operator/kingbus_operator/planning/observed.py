@@ -106,7 +106,7 @@ class Observed:
     pods: Sequence[PodView] = ()
     claims: Sequence[ClaimView] = ()
     secret_problems: Sequence[SecretProblem] = ()
-    api_groups: frozenset[str] = frozenset()
+    optional_kinds: frozenset[str] = frozenset()
     source_certificate: bool = False
     """Whether the Secret of ``source.tls`` has tls.crt and tls.key."""
 

@@ -143,7 +143,7 @@ def _inputs(desired: Desired, observed: Observed, pods: int) -> Inputs:
         certificates=desired.certificates,
         admin_token=desired.admin_token,
         claim_size=str(size) if size is not None else None,
-        api_groups=observed.api_groups,
+        optional_kinds=observed.optional_kinds,
         source_certificate=observed.source_certificate,
         cluster_domain=desired.cluster_domain,
     )

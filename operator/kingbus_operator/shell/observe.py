@@ -10,7 +10,6 @@ from datetime import datetime
 
 from kingbus_operator.api.quantity import quantity
 from kingbus_operator.api.types import Cluster, Json, TlsMode
-from kingbus_operator.build import certmanager, monitoring
 from kingbus_operator.build.common import ROLE_LABEL, TEMPLATE_ANNOTATION, Certificates, Names, selector
 from kingbus_operator.build.statefulset import CONTAINER
 from kingbus_operator.kube.client import Api
@@ -50,15 +49,15 @@ class Sight:
     """Admin APIs by pod."""
 
 
-async def observe(api: Api, nodes: Nodes, cluster: Cluster, groups: frozenset[str], now: datetime) -> Sight:
+async def observe(api: Api, nodes: Nodes, cluster: Cluster, kinds: frozenset[str], now: datetime) -> Sight:
     """Looks at everything at once. ApiError."""
     names, labels = Names(cluster.name, cluster.namespace), selector(cluster.name)
     bodies, claim_bodies, problems, certificate, parts = await asyncio.gather(
         api.list("Pod", cluster.namespace, labels),
         api.list("PersistentVolumeClaim", cluster.namespace, labels),
-        _secret_problems(api, cluster, groups),
+        _secret_problems(api, cluster, kinds),
         _source_certificate(api, cluster),
-        asyncio.gather(*(_get(api, cluster.namespace, kind, name) for kind, name in _keys(cluster, groups))),
+        asyncio.gather(*(_get(api, cluster.namespace, kind, name) for kind, name in _keys(cluster, kinds))),
     )
     objects = {key: body for key, body in parts if body is not None}
     ca, tls = values(objects.get(("Secret", names.ca_secret))), values(objects.get(("Secret", names.tls_secret)))
@@ -77,13 +76,13 @@ async def observe(api: Api, nodes: Nodes, cluster: Cluster, groups: frozenset[st
         pods=sorted((pod for pod in pods if pod is not None), key=lambda pod: pod.ordinal),
         claims=await _claims(api, cluster, claim_bodies),
         secret_problems=problems,
-        api_groups=groups,
+        optional_kinds=kinds,
         source_certificate=certificate,
     )
     return Sight(observed, certificates, token, targets)
 
 
-def _keys(cluster: Cluster, groups: frozenset[str]) -> Iterable[ObjectKey]:
+def _keys(cluster: Cluster, kinds: frozenset[str]) -> Iterable[ObjectKey]:
     names = Names(cluster.name, cluster.namespace)
     for kind in ("ServiceAccount", "Role", "RoleBinding", "NetworkPolicy", "PodDisruptionBudget", "StatefulSet"):
         yield kind, names.cluster
@@ -92,11 +91,8 @@ def _keys(cluster: Cluster, groups: frozenset[str]) -> Iterable[ObjectKey]:
     for name in (names.ca_secret, names.tls_secret, names.admin_secret):
         yield "Secret", name
     yield "ConfigMap", names.config
-    if monitoring.GROUP in groups:
-        yield "PodMonitor", names.cluster
-        yield "PrometheusRule", names.cluster
-    if certmanager.GROUP in groups:
-        yield "Certificate", f"{names.cluster}-access"
+    optional = {"PodMonitor": names.cluster, "PrometheusRule": names.cluster, "Certificate": f"{names.cluster}-access"}
+    yield from ((kind, name) for kind, name in optional.items() if kind in kinds)
 
 
 async def _get(api: Api, namespace: str, kind: str, name: str) -> tuple[ObjectKey, Json | None]:
@@ -207,7 +203,7 @@ async def _expandable(api: Api, storage_class: object) -> bool | None:
     return None if found is None else dig(found, "allowVolumeExpansion") is True
 
 
-async def _secret_problems(api: Api, cluster: Cluster, groups: frozenset[str]) -> list[SecretProblem]:
+async def _secret_problems(api: Api, cluster: Cluster, kinds: frozenset[str]) -> list[SecretProblem]:
     """Missing Secrets and keys, each named; values are looked at for being empty only."""
     spec = cluster.spec
     problems = await _check(
@@ -221,7 +217,7 @@ async def _secret_problems(api: Api, cluster: Cluster, groups: frozenset[str]) -
         problems += await _check(api, cluster, "Users", spec.access.users_secret_ref.name, ())
     if spec.access.tls.secret_ref is not None:
         problems += await _check(api, cluster, "AccessTls", spec.access.tls.secret_ref.name, ("tls.crt", "tls.key"))
-    if spec.access.tls.issuer_ref is not None and certmanager.GROUP not in groups:
+    if spec.access.tls.issuer_ref is not None and "Certificate" not in kinds:
         text = "access.tls.issuerRef is set, but cert-manager is not installed: install it, or remove issuerRef"
         problems.append(SecretProblem("CertManagerMissing", text))
     return problems

@@ -82,7 +82,7 @@ class Reconciler:
         self._may_act = may_act
         self._clock = clock
         self._memories: dict[tuple[str, str], _Memory] = {}
-        self._groups: tuple[datetime, frozenset[str]] | None = None
+        self._kinds: tuple[datetime, frozenset[str]] | None = None
 
     async def reconcile(self, namespace: str, name: str) -> float | None:
         """One round. Seconds to the next one, None when the cluster is gone. ApiError, Fenced."""
@@ -102,7 +102,7 @@ class Reconciler:
             return RESYNC
         memory = self._memories.setdefault((namespace, name), _Memory())
         now = self._clock()
-        sight = await observe(self._api, self._nodes, cluster, await self._api_groups(now), now)
+        sight = await observe(self._api, self._nodes, cluster, await self._optional_kinds(now), now)
         hosts = host_names(Names(name, namespace), self._settings.cluster_domain)
         desired = Desired(
             cluster=cluster,
@@ -127,10 +127,10 @@ class Reconciler:
         self._metrics.seen(namespace, name, phase)
         return SOON if made.actions or made.progress is not None else RESYNC
 
-    async def _api_groups(self, now: datetime) -> frozenset[str]:
-        if self._groups is None or now - self._groups[0] > timedelta(seconds=60):
-            self._groups = now, await self._api.groups()
-        return self._groups[1]
+    async def _optional_kinds(self, now: datetime) -> frozenset[str]:
+        if self._kinds is None or now - self._kinds[0] > timedelta(seconds=60):
+            self._kinds = now, await self._api.optional_kinds()
+        return self._kinds[1]
 
     async def _act(self, actor: Actor, made: Plan, memory: _Memory, now: datetime, told: list[Note]) -> Plan:
         problems = list(made.problems)

@@ -15,7 +15,7 @@ from kingbus_operator.api.types import Cluster
 from kingbus_operator.build import certmanager, monitoring
 from kingbus_operator.build.common import Certificates, Inputs
 from kingbus_operator.build.objects import objects
-from kingbus_operator.kube.client import PLURALS
+from kingbus_operator.kube.client import OPTIONAL, PLURALS
 
 ROOT = Path(__file__).parents[3]
 KUSTOMIZE = ROOT / "deploy" / "kustomize"
@@ -81,7 +81,9 @@ def test_the_operator_may_make_and_change_whatever_it_builds() -> None:
         },
     }
     groups = frozenset({certmanager.GROUP, monitoring.GROUP})
-    made = objects(Inputs(Cluster.parse(body), "kingbus", 3, 3, Certificates({}, {}), "token", api_groups=groups))
+    made = objects(
+        Inputs(Cluster.parse(body), "kingbus", 3, 3, Certificates({}, {}), "token", optional_kinds=frozenset(OPTIONAL))
+    )
     assert {str(item["kind"]) for item in made} >= {"StatefulSet", "Role", "Secret", "Certificate", "PrometheusRule"}
     for item in made:
         kind, group = str(item["kind"]), str(item["apiVersion"]).rpartition("/")[0]

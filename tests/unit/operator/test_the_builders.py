@@ -15,6 +15,7 @@ from kingbus_operator.build.common import Inputs
 from kingbus_operator.build.configmap import FILE, config_digest
 from kingbus_operator.build.objects import objects
 from kingbus_operator.build.statefulset import pod_template, template_version
+from kingbus_operator.kube.client import OPTIONAL
 from kingbus_operator.planning.difference import differs, stamped
 from kingbus_operator.planning.observed import dig
 
@@ -217,15 +218,17 @@ def test_what_the_user_wants_of_pods_reaches_them() -> None:
 def test_objects_of_optional_apis_are_made_only_where_they_are() -> None:
     plain = {m["kind"] for m in objects(inputs())}
     assert not plain & {"PodMonitor", "PrometheusRule", "Certificate"}
-    groups = frozenset(("monitoring.coreos.com", "cert-manager.io"))
-    given = replace(inputs(access__tls={"issuerRef": {"name": "i"}}), api_groups=groups)
+    kinds = frozenset(OPTIONAL)
+    given = replace(inputs(access__tls={"issuerRef": {"name": "i"}}), optional_kinds=kinds)
     assert {m["kind"] for m in objects(given)} - plain == {"PodMonitor", "PrometheusRule", "Certificate"}
-    silent = replace(inputs(monitoring={"podMonitor": False, "prometheusRule": False}), api_groups=groups)
+    silent = replace(inputs(monitoring={"podMonitor": False, "prometheusRule": False}), optional_kinds=kinds)
     assert {m["kind"] for m in objects(silent)} == plain
+    for kind in ("PodMonitor", "PrometheusRule"):
+        assert {m["kind"] for m in objects(replace(inputs(), optional_kinds=frozenset((kind,))))} - plain == {kind}
 
 
 def test_alerts_are_those_of_the_deployment_for_this_cluster_alone() -> None:
-    given = replace(inputs(), api_groups=frozenset(("monitoring.coreos.com",)))
+    given = replace(inputs(), optional_kinds=frozenset(OPTIONAL))
     rules = str(made(given, "PrometheusRule")["spec"])
     assert 'namespace="default",job="orders"' in rules
     assert 'job=~".*"' not in rules
