@@ -338,6 +338,47 @@ async def served(api: Api, namespace: str) -> bool:
     return True
 
 
+@pytest.mark.parametrize(
+    ("wrong_resources", "told"),
+    [
+        ({"limits": {"memory": "much"}}, "quantities must match"),
+        ({"limits": {"memory": "1Gi"}, "requests": {"memory": "2Gi"}}, "must be less than or equal to memory limit"),
+    ],
+)
+def test_what_the_api_server_refuses_is_told_and_the_leader_is_followed_all_the_same(
+    wrong_resources: Json, told: str, namespace: Namespace
+) -> None:
+    """What the schema passes on as it is may be wrong: only the StatefulSet's own check says so."""
+
+    async def story() -> None:
+        async with scene(namespace) as it:
+            await it.settle()
+            wrong = changed(plain(), "spec.resources", wrong_resources)
+            await it.admin.apply(namespace.here(wrong), manager="a-person")
+            it.nodes.roles |= {"orders-0": "follower", "orders-1": "leader"}
+            it.nodes.leader, it.nodes.term = "orders-1", 2
+            with pytest.raises(ApiError):  # the queue counts it, and tries again with growing waits
+                await it.round()
+
+            degraded = await it.condition("Degraded")
+            assert (degraded["status"], degraded["reason"]) == ("True", "ApiServerRefused")
+            assert "StatefulSet orders" in str(degraded["message"])
+            assert told in str(degraded["message"])
+            status = await it.status()
+            assert (status["leader"], status["observedGeneration"]) == ("orders-1", 2)
+            service = await it.get("Service", "orders")
+            assert dig(service, "spec", "selector") == {"statefulset.kubernetes.io/pod-name": "orders-1"}
+            pod = await it.get("Pod", "orders-1")
+            assert dig(pod, "metadata", "labels", "kingbus.io/role") == "leader"
+            assert any("ApiServerRefused" in event for event in await it.events())
+
+            await it.admin.apply(namespace.here(plain()), manager="a-person")
+            await it.settle(2)
+            assert (await it.condition("Degraded"))["status"] == "False"
+
+    asyncio.run(story())
+
+
 def test_others_keep_what_they_set_and_the_operator_puts_its_own_back(namespace: Namespace) -> None:
     async def story() -> None:
         async with scene(namespace) as it:

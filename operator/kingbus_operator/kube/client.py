@@ -73,6 +73,13 @@ class ApiError(Exception):
         return self.status == 409 or (self.status == 422 and "the server rejected our request" in self.message)
 
     @property
+    def refusal(self) -> bool:
+        """What was sent is not taken, and may never be: it is invalid or forbidden. 500 as well, which is the answer to
+        what cannot be converted (a quantity that is none), and where a webhook should have been asked and is not there.
+        """
+        return self.status in (400, 403, 413, 422, 500) and not self.namespace_ends
+
+    @property
     def namespace_ends(self) -> bool:
         """Nothing can be made there any more: the namespace is being deleted, and soon what we look after with it."""
         return self.status == 403 and "because it is being terminated" in self.message

@@ -20,7 +20,7 @@ from kingbus_operator.build.certificates import host_names, renewed
 from kingbus_operator.build.common import Names
 from kingbus_operator.kube.client import Api, ApiError
 from kingbus_operator.kube.nodes import NodeError, Nodes
-from kingbus_operator.planning.actions import RestartPod, SwitchSource
+from kingbus_operator.planning.actions import Action, Apply, LabelPod, PointLeaderService, RestartPod, SwitchSource
 from kingbus_operator.planning.observed import Desired, Observed
 from kingbus_operator.planning.plan import Plan, Problem, plan
 from kingbus_operator.planning.quorum import quorum
@@ -116,7 +116,7 @@ class Reconciler:
         actor = Actor(self._api, self._nodes, cluster, sight.targets, view.leader if view is not None else None)
         told: list[Note] = []
         try:
-            made = await self._act(actor, made, memory, now, told)
+            made, refused = await self._act(actor, made, memory, now, told)
         finally:
             for note in told:
                 await self._tell(cluster, note, now)
@@ -125,6 +125,8 @@ class Reconciler:
             desired, sight.observed, made, present if isinstance(present, dict) else {}, now
         )
         self._metrics.seen(namespace, name, phase)
+        if refused is not None:
+            raise refused  # now that people can see it
         return SOON if made.actions or made.progress is not None else RESYNC
 
     async def _optional_kinds(self, now: datetime) -> frozenset[str]:
@@ -132,9 +134,17 @@ class Reconciler:
             self._kinds = now, await self._api.optional_kinds()
         return self._kinds[1]
 
-    async def _act(self, actor: Actor, made: Plan, memory: _Memory, now: datetime, told: list[Note]) -> Plan:
+    async def _act(
+        self, actor: Actor, made: Plan, memory: _Memory, now: datetime, told: list[Note]
+    ) -> tuple[Plan, ApiError | None]:
+        """Carries out a plan. What the API server refuses for good is a problem of it, and given back: the rest is not
+        done then but for what stands by itself, as each action may rest on those before it.
+        """
         problems = list(made.problems)
+        refused: ApiError | None = None
         for action in made.actions:
+            if refused is not None and not isinstance(action, LabelPod | PointLeaderService):
+                continue
             self._fence()
             try:
                 note = await actor.act(action)
@@ -151,6 +161,10 @@ class Reconciler:
                 problems.append(problem)
             except ApiError as error:
                 budget = isinstance(action, RestartPod) and error.status == 429
+                if error.refusal and not error.conflict:
+                    refused = refused or error
+                    problems.append(Problem("ApiServerRefused", _refusal(action, error)))
+                    continue
                 if not (error.conflict or budget):
                     raise
                 log.info("%s has to wait: %s", type(action).__name__, error)
@@ -158,7 +172,7 @@ class Reconciler:
                 if note is not None:
                     log.info("%s: %s", note.reason, note.message)
                     told.append(note)
-        return replace(made, problems=tuple(problems))
+        return replace(made, problems=tuple(problems)), refused
 
     def _without_refused(self, made: Plan, memory: _Memory, now: datetime) -> Plan:
         """A switch that was refused a moment ago is not asked for again at once, but stays a problem."""
@@ -205,3 +219,10 @@ class Reconciler:
     def _fence(self) -> None:
         if not self._may_act():
             raise Fenced
+
+
+def _refusal(action: Action, error: ApiError) -> str:
+    """For people. What is said of a Secret may hold a part of it, and is left out."""
+    what = f"{action.kind} {action.name}" if isinstance(action, Apply) else type(action).__name__
+    secret = isinstance(action, Apply) and action.kind == "Secret"
+    return f"the API server refuses {what}: {error.reason if secret else error.message[:1000]}"
