@@ -6,12 +6,15 @@ Rules:
    Without one the server only listens on a loopback address (the configuration sees to it).
 2. The token file is read again when it has changed, so a rotated token needs no restart.
 3. A browser on this machine reaches loopback for any site that it shows. So what changes state is refused when the
-   browser says that another site asks (``Sec-Fetch-Site``, ``Origin``): with no token this is all that stands between.
+   browser says that another site asks (``Sec-Fetch-Site``, ``Origin``).
+4. A site can have its own name resolve to loopback, and then it is "the same site" for the browser. So without a token
+   the name that is asked for (``Host``) must be an address, ``localhost`` or the one in ``admin.advertise``.
 """
 
 from __future__ import annotations
 
 import hmac
+import ipaddress
 import threading
 from http import HTTPStatus
 from pathlib import Path
@@ -24,6 +27,12 @@ from kingbus_node.util.files import Stamp, stamp
 
 PROTECTED = "/v1/"
 """Paths that begin so need the token."""
+
+
+_UNKNOWN_NAME = (
+    "without a token this node only answers to addresses, to localhost and to what admin.advertise names: ask for one "
+    "of these, or set admin.token_file"
+)
 
 
 class TokenError(Exception):
@@ -55,12 +64,17 @@ class TokenFile:
         return token
 
 
-def refusal(request: web.Request, token: TokenFile | None) -> web.Response | None:
-    """Why this request is not answered, or None: it may pass. Reads the token file."""
+def refusal(request: web.Request, token: TokenFile | None, advertised: str = "") -> web.Response | None:
+    """Why this request is not answered, or None: it may pass. Reads the token file.
+
+    `advertised`: host and port by which others reach this node, without a token.
+    """
     if request.method not in ("GET", "HEAD") and _is_cross_site(request):
         return problem(HTTPStatus.FORBIDDEN, "a page of another site may not change anything here")
-    if token is None or not request.path.startswith(PROTECTED):
+    if not request.path.startswith(PROTECTED):
         return None
+    if token is None:
+        return None if _asks_us(request, advertised) else problem(HTTPStatus.FORBIDDEN, _UNKNOWN_NAME)
     scheme, _, given = request.headers.get("Authorization", "").partition(" ")
     try:
         expected = token.read()
@@ -74,6 +88,25 @@ def refusal(request: web.Request, token: TokenFile | None) -> web.Response | Non
     response = problem(HTTPStatus.UNAUTHORIZED, "expected the header Authorization: Bearer <token>")
     response.headers["WWW-Authenticate"] = 'Bearer realm="kingbus"'
     return response
+
+
+def _asks_us(request: web.Request, advertised: str) -> bool:
+    given = request.headers.get("Host")
+    if given is None:
+        return True  # HTTP/1.0, which no browser speaks
+    if given.lower() == advertised.lower():
+        return True
+    try:
+        host = urlsplit(f"//{given}").hostname or ""
+    except ValueError:
+        return False
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
 
 
 def _is_cross_site(request: web.Request) -> bool:

@@ -84,6 +84,7 @@ class AdminServer:
         self._orders = control
         self._metrics = metrics
         self._token = None if settings.token_file is None else TokenFile(settings.token_file)
+        self._advertised = (settings.advertise or "").partition("://")[2]
         self._peers: Peers
         self._verifying = False
         self._order_threads = ThreadPoolExecutor(_ORDERS, "admin-order")  # asyncio's own threads are for looks
@@ -455,7 +456,7 @@ class AdminServer:
         if self._token is not None and request.path.startswith(PROTECTED):
             refused = await asyncio.to_thread(refusal, request, self._token)  # reads the token's file
         else:
-            refused = refusal(request, None)  # at once: a probe of the process waits for no thread
+            refused = refusal(request, None, self._advertised)  # at once: a probe of the process waits for no thread
         return await handler(request) if refused is None else refused
 
 

@@ -44,10 +44,12 @@ def serving(
     control: FakeControl | None = None,
     name: str = "node-1",
     tls: AdminTls | None = None,
+    advertise: str | None = None,
 ) -> Iterator[AdminServer]:
     metrics = Metrics("1.2.3")
     metrics.attach(node)
-    settings = AdminSettings(listen=Address("127.0.0.1", 0), token_file=token_file, tls=tls or AdminTls())
+    listen = Address("127.0.0.1", 0)
+    settings = AdminSettings(listen=listen, token_file=token_file, tls=tls or AdminTls(), advertise=advertise)
     server = AdminServer(settings, name, node, control, metrics)
     server.start()
     try:
@@ -266,6 +268,29 @@ def test_a_page_of_another_site_cannot_give_orders(method: str, path: str, body:
         assert control.told == []
         own = {"Origin": f"http://{server.address}", "Sec-Fetch-Site": "same-origin"}
         assert ask(server, path, method=method, body=body, headers=own).status < 300
+
+
+def test_a_site_whose_name_leads_to_this_machine_is_another_site_all_the_same(tmp_path: Path) -> None:
+    """DNS rebinding: the browser takes it for one site, and says so."""
+    control = FakeControl()
+    with serving(FakeNode(), control=control) as server:
+        port = server.address.port
+        theirs = {"Host": f"evil.example:{port}", "Origin": f"http://evil.example:{port}"}
+        same = {"Sec-Fetch-Site": "same-origin", **theirs}
+        assert ask(server, "/v1/source/stop", method="POST", headers=same).status == 403
+        answer = ask(server, "/v1/status", headers={"Host": theirs["Host"]})
+        assert (answer.status, "admin.token_file" in str(answer.json["detail"])) == (403, True)
+        assert control.told == []
+        for own in (f"localhost:{port}", f"LocalHost:{port}", f"127.0.0.1:{port}", f"[::1]:{port}"):
+            assert ask(server, "/v1/status", headers={"Host": own}).status == 200, own
+        assert ask(server, "/metrics", headers={"Host": "kingbus.example"}).status == 200
+    with serving(FakeNode(), advertise="http://Node-1.example:8080") as server:
+        assert ask(server, "/v1/status", headers={"Host": "node-1.example:8080"}).status == 200
+        assert ask(server, "/v1/status", headers={"Host": "node-1.example:8081"}).status == 403
+    token = tmp_path / "token"
+    token.write_text("s3cret")
+    with serving(FakeNode(), token) as server:
+        assert ask(server, "/v1/status", "s3cret", headers={"Host": "kingbus.example"}).status == 200
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,8 @@ is said here is also at `/openapi.json`.
   Lists of replicas are put together from all nodes; a node that does not answer in time is named in `silent`.
 - **The token.** Where `admin.token_file` is set, everything below `/v1` needs `Authorization: Bearer <token>`; the
   file is followed when it changes. The rest needs none, and shows no user names and no addresses. Without a token the
-  API only listens on a loopback address, and pages of other sites can't give orders.
+  API only listens on a loopback address, answers below `/v1` only where the header `Host` is an address, `localhost` or
+  what `admin.advertise` names, and pages of other sites can't give orders.
 - **Errors** are problem details (RFC 9457, `application/problem+json`): `detail` is a sentence for people, and some
   have further facts: `missing` (GTIDs that a new source lacks), `leader`, `reasons` (why a node is not ready).
 - **Units**: bytes, seconds, Unix time. `null` is "not known" or "does not apply", never zero.
