@@ -298,11 +298,14 @@ class AdminServer:
             members = (await asyncio.to_thread(self._node.status)).members
             told, unheard = await self._peers.ask_all(request, members, request.raw_path)
             found = found or any(status == HTTPStatus.NO_CONTENT for status, _ in told.values())
-            silent = list(unheard)
+            answers = (HTTPStatus.NO_CONTENT, HTTPStatus.NOT_FOUND)
+            silent = sorted([*unheard, *(name for name, (status, _) in told.items() if status not in answers)])
         if found:
             return web.Response(status=HTTPStatus.NO_CONTENT)
-        told_of = f"; {', '.join(silent)} did not answer" if silent else ""
-        return problem(HTTPStatus.NOT_FOUND, f"no replica {replica!r} is connected{told_of}", silent=silent)
+        if silent:
+            text = f"no replica {replica!r} is connected to the nodes that answered, and {', '.join(silent)} did not"
+            return problem(HTTPStatus.BAD_GATEWAY, f"{text}: it may be there, try again", silent=silent)
+        return problem(HTTPStatus.NOT_FOUND, f"no replica {replica!r} is connected", silent=silent)
 
     # -- of this node ----------------------------------------------------------------------------------------------
 

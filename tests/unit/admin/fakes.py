@@ -69,6 +69,7 @@ class FakeNode:
     log_directory: Path = Path("/nowhere")
     mendable: set[str] = field(default_factory=set)
     mended: list[str] = field(default_factory=list)
+    killing_fails: bool = False
     killable: set[str] = field(default_factory=lambda: {REPLICA.id})
 
     def status(self) -> Status:
@@ -97,6 +98,8 @@ class FakeNode:
         return Mended(segment, "node-2")
 
     def kill_replica(self, replica_id: str) -> bool:
+        if self.killing_fails:
+            raise RuntimeError("hunter2")
         self.killed.append(replica_id)
         return replica_id in self.killable
 

@@ -171,6 +171,20 @@ def test_a_replica_is_killed_wherever_it_is() -> None:
         assert cluster.ask("node-2", "/v1/replicas/replica-9", method="DELETE").status == 404
 
 
+def test_a_replica_is_not_said_to_be_gone_while_a_node_has_not_said_so() -> None:
+    """One that is down, or answers something else: that it failed, that it does not take the token any more or yet."""
+    with trio() as cluster:
+        for node in cluster.nodes.values():
+            node.killable = set()
+        cluster.nodes["node-3"].killing_fails = True
+        answer = cluster.ask("node-2", "/v1/replicas/replica-3", method="DELETE")
+        assert (answer.status, answer.json["silent"]) == (502, ["node-3"])
+        cluster.servers["node-1"].stop()
+        answer = cluster.ask("node-2", "/v1/replicas/replica-3", method="DELETE")
+        assert (answer.status, answer.json["silent"]) == (502, ["node-1", "node-3"])
+        assert "node-1, node-3 did not" in str(answer.json["detail"])
+
+
 def test_members_are_those_that_the_leader_sees() -> None:
     with trio() as cluster:
         now = cluster.nodes["node-1"].now
