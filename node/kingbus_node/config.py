@@ -572,11 +572,13 @@ def _problem(details: ErrorDetails, names: Mapping[tuple[str, ...], str]) -> str
     value = details["input"]
     if not isinstance(value, str | int | float):
         return f"{at}: {message}"  # a whole list or mapping helps nobody, and may hold anything
-    return f"{at}: {repr(value)[:100]}: {message}" if _may_show(location) else f"{at}: {message}"
+    return f"{at}: {repr(value)[:100]}: {message}" if _may_show(location, value) else f"{at}: {message}"
 
 
-def _may_show(location: tuple[int | str, ...]) -> bool:
-    return not any(word in str(part).lower() for part in location for word in ("password", "token", "secret"))
+def _may_show(location: tuple[int | str, ...], value: object) -> bool:
+    """Not what is named like a secret, and no address that has an account with its password before it."""
+    named = any(word in str(part).lower() for part in location for word in ("password", "token", "secret"))
+    return not named and re.search(r":.*@", str(value), re.DOTALL) is None
 
 
 def _known_keys(location: tuple[int | str, ...]) -> str:

@@ -297,6 +297,14 @@ def test_no_value_that_may_be_a_secret_is_shown() -> None:
     assert "source.password (from KINGBUS_SOURCE__PASSWORD): unknown key; did you mean password_file?" in told
 
 
+@pytest.mark.parametrize("endpoint", ["repl:hunter2@db:3306", "mysql://repl:hunter2@db:3306/"])
+def test_a_password_in_an_address_is_not_shown(endpoint: str) -> None:
+    """As other programs take it; here it is refused, and told in logs."""
+    told = problems(source={"endpoints": [endpoint]}, admin={"advertise": "http://admin:hunter2@node-1:8080"})
+    assert "hunter2" not in "\n".join(told)
+    assert "source.endpoints.0: expected an address as host:port or [ipv6]:port" in told
+
+
 def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "kingbus.yaml"
     with pytest.raises(ConfigError, match="cannot read the configuration: No such file"):
