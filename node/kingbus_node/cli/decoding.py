@@ -27,6 +27,7 @@ from pymysqlreplication.packet import BinLogPacketWrapper
 from kingbus_node.binlog.constants import FIRST_POSITION, HEADER_LENGTH, ChecksumAlgorithm, EventType, Flavor
 from kingbus_node.binlog.errors import BinlogError
 from kingbus_node.binlog.event import FormatDescription
+from kingbus_node.cli.output import visible
 from kingbus_node.serve.logevents import describe, name_of
 from kingbus_node.store.entry import Json
 
@@ -71,7 +72,7 @@ class DecodedEvent:
 
     def line(self) -> str:
         """For people, under `HEADING`."""
-        info = self.info.replace("\n", " ")
+        info = visible(self.info.replace("\n", " ").replace("\t", " "))
         rows = f" [{len(self.rows)} row{'' if len(self.rows) == 1 else 's'}]" if self.rows else ""
         columns = f"{self.position:>10}  {self._time():<19}  {self.type:<24}  {self.server_id:>10}  {self.end:>10}"
         return f"{columns}  {info}{rows}".rstrip()

@@ -33,6 +33,17 @@ _STYLES: Mapping[str, str] = {
 }  # fmt: skip
 
 
+_CONTROLS: Mapping[int, str] = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0))}
+_CONTROLS_BUT_LINES: Mapping[int, str] = {code: shown for code, shown in _CONTROLS.items() if code != ord("\n")}
+
+
+def visible(value: str, *, lines: bool = False) -> str:
+    """The text with control characters shown as ``\\x1b``: what replicas and sources say of themselves moves no cursor
+    and makes no row. `lines`: it may have several.
+    """
+    return value.translate(_CONTROLS_BUT_LINES if lines else _CONTROLS)
+
+
 class Report:
     """Lines of ``name  value`` and tables, in order, shown by ``show``."""
 
@@ -41,6 +52,7 @@ class Report:
 
     def pairs(self, values: Mapping[str, str]) -> None:
         """Facts, one in a line."""
+        values = {name: visible(value, lines=True) for name, value in values.items()}
         grid = Table.grid(padding=(0, 2))
         grid.add_column(style="bold")
         grid.add_column(overflow="fold")
@@ -50,6 +62,7 @@ class Report:
 
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """Rows under column names."""
+        rows = [[visible(value) for value in row] for row in rows]
         table = Table(box=SIMPLE_HEAD, pad_edge=False, header_style="bold")
         for column in columns:
             table.add_column(column.upper(), overflow="fold")

@@ -155,3 +155,17 @@ def test_sums_with_gtid_sets(a: str, b: str, difference: str, contained: bool) -
     assert run("http://127.0.0.1:1", "gtid", "subtract", a, b) == (0, f"{difference}\n", "")
     answer = (0, "yes\n", "") if contained else (1, "no\n", "")
     assert run("http://127.0.0.1:1", "gtid", "contains", a, b) == answer
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_what_a_replica_says_of_itself_moves_no_cursor_and_makes_no_row(terminal: bool) -> None:
+    """Any text may be a replica's uuid (SET @replica_uuid), and its version."""
+    bad = replace(REPLICA, id="\x1b]0;owned\x07\n3e11fa47 10.8.8.8 root", version="\x9b2J\r8.0")
+    with serving(FakeNode(replace(NOW, members=[], replicas=[bad]))) as server:
+        for command in (("replicas", "list"), ("status",)):
+            code, printed, _ = run(f"http://{server.address}", *command, terminal=terminal)
+            assert code == 0
+            assert not [control for control in ("\x1b]", "\x07", "\x9b", "\r") if control in printed]
+            if not terminal:
+                (row,) = [line for line in printed.splitlines() if "10.8.8.8" in line]
+                assert row.startswith(r"\x1b]0;owned\x07\x0a3e11fa47 10.8.8.8 root")
