@@ -123,7 +123,7 @@ def _pods_wanted(desired: Desired, observed: Observed, view: Quorum | None) -> i
     """How many pods the StatefulSet shall have now: on the way down one by one, behind the members."""
     wanted = desired.cluster.spec.replicas
     if observed.statefulset is None:
-        return max(wanted, founders(desired, observed))  # made again: members may be anywhere among them
+        return max(wanted, founders(desired, observed), _disks(desired, observed))  # members may be anywhere among them
     present = number(dig(observed.statefulset, "spec", "replicas"), wanted)
     if view is None or present == wanted:
         return present
@@ -131,6 +131,16 @@ def _pods_wanted(desired: Desired, observed: Observed, view: Quorum | None) -> i
         return wanted
     last = f"{desired.cluster.name}-{present - 1}"
     return present - 1 if last not in view.names else present
+
+
+def _disks(desired: Desired, observed: Observed) -> int:
+    """How many pods have, or had, disks, of a cluster whose StatefulSet was deleted; 0 for a new one.
+
+    More may be members than are wanted or were at first, when that happens on the way to a smaller size.
+    """
+    if ("ConfigMap", f"{desired.cluster.name}-config") not in observed.objects:
+        return 0
+    return max((claim.ordinal + 1 for claim in observed.claims if not claim.terminating), default=0)
 
 
 def _inputs(desired: Desired, observed: Observed, pods: int) -> Inputs:

@@ -428,6 +428,21 @@ def test_a_statefulset_that_was_deleted_is_made_again_for_all_that_may_be_member
     assert sorted(world.pods) == [0]
 
 
+def test_a_statefulset_that_was_deleted_on_the_way_to_fewer_pods_is_made_again_for_all_members() -> None:
+    world = running()
+    world.change(replicas=7)
+    world.settle()
+    world.change(replicas=3)
+    del world.objects["StatefulSet", NAME]
+    for ordinal in list(world.pods):
+        world.stop(ordinal)
+    world.operate()
+    assert world.replicas == 7, "three of the seven members would wait for a leader for ever"
+    world.settle()
+    assert sorted(world.pods) == [0, 1, 2]
+    assert world.voters == {name(ordinal) for ordinal in range(3)}
+
+
 def test_a_deposed_leader_is_not_believed() -> None:
     world = running()
     observed = world.observed()
