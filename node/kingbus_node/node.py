@@ -48,6 +48,7 @@ from kingbus_node.store.log import Log
 from kingbus_node.store.reader import LogReader
 from kingbus_node.store.transfer import CopyError
 from kingbus_node.util.ending import Ending, told_to_end
+from kingbus_node.util.limits import allow_all_descriptors
 
 logger = logging.getLogger(__name__)
 
@@ -73,6 +74,7 @@ def run(path: Path) -> int:
         return 1
     logs.configure(config.log.level, config.log.format)
     sys.setswitchinterval(_SWITCH_SECONDS)
+    allow_all_descriptors()
     logger.info("starting", extra={"node": config.node.name, "version": __version__, "pid": os.getpid()})
     with told_to_end() as ending, _crashes() as crashes:
         node = Node(config)

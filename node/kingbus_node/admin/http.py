@@ -25,6 +25,7 @@ from pydantic import TypeAdapter
 
 from kingbus_node.admin import bodies, page
 from kingbus_node.admin.auth import PROTECTED, TokenError, TokenFile, refusal
+from kingbus_node.admin.doors import HANDSHAKE_SECONDS, Doors
 from kingbus_node.admin.metrics import CONTENT_TYPE, Metrics
 from kingbus_node.admin.openapi import REFERENCE, Route, document
 from kingbus_node.admin.peers import HOP, Peers, put_together
@@ -85,6 +86,7 @@ class AdminServer:
         self._metrics = metrics
         self._token = None if settings.token_file is None else TokenFile(settings.token_file)
         self._advertised = (settings.advertise or "").partition("://")[2]
+        self._doors = Doors()
         self._peers: Peers
         self._verifying = False
         self._order_threads = ThreadPoolExecutor(_ORDERS, "admin-order")  # asyncio's own threads are for looks
@@ -135,12 +137,23 @@ class AdminServer:
         runner = web.AppRunner(self._application(), access_log=None, shutdown_timeout=2.0)
         tls, peer_tls = self._tls(), self._peer_tls()
         self._peers = Peers(self._name, peer_tls)
+        accepting: asyncio.Server | None = None
         try:
             await runner.setup()
             listen = self._settings.listen
-            site = web.TCPSite(runner, listen.host, listen.port, ssl_context=tls)
-            await site.start()
-            port = int(runner.addresses[0][1])
+            server = runner.server
+            assert server is not None  # after setup
+            self._doors.open(server)
+            handshake = None if tls is None else HANDSHAKE_SECONDS
+            accepting = await asyncio.get_running_loop().create_server(
+                self._doors.accept,
+                listen.host,
+                listen.port,
+                ssl=tls,
+                ssl_handshake_timeout=handshake,
+                reuse_address=True,
+            )
+            port = int(accepting.sockets[0].getsockname()[1])
             self._address = Address(listen.host, port)
             self._loop = asyncio.get_running_loop()
             self._started.set()
@@ -148,6 +161,8 @@ class AdminServer:
             await self._stop.wait()
             following.cancel()
         finally:
+            if accepting is not None:
+                accepting.close()
             await runner.cleanup()
             await self._peers.close()
             self._order_threads.shutdown(wait=False, cancel_futures=True)
@@ -189,7 +204,9 @@ class AdminServer:
         return None if ca is None else ssl.create_default_context(cafile=str(ca))
 
     def _application(self) -> web.Application:
-        application = web.Application(middlewares=[problems, self._authorised], client_max_size=64 * 1024)
+        application = web.Application(
+            middlewares=[self._doors.answering, problems, self._authorised], client_max_size=64 * 1024
+        )
         for route in self.routes():
             application.router.add_route(route.method, route.path, route.handler)
             if route.method == "GET" and route.media != BINLOG:

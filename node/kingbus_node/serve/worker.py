@@ -17,7 +17,6 @@ import errno
 import itertools
 import logging
 import os
-import resource
 import select
 import signal
 import socket
@@ -44,6 +43,7 @@ from kingbus_node.serve.tls import TlsContext
 from kingbus_node.serve.users import Users
 from kingbus_node.serve.view import ConnectedReplica, KillOutcome, Process, PurgeOutcome
 from kingbus_node.store.reader import LogReader
+from kingbus_node.util.limits import allow_all_descriptors
 from kingbus_node.wire.commands import DumpRequest
 from kingbus_node.wire.errors import ErrorCode, MySQLError, error, shutting_down
 
@@ -427,9 +427,7 @@ def main() -> None:
     """The entry point."""
     settings = WorkerSettings.decode(sys.stdin.buffer.read())
     logs.configure(settings.options.log_level, settings.options.log_format)
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft < hard:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    allow_all_descriptors()
     threading.stack_size(_STACK_BYTES)
     code = Worker(settings).run()
     logging.shutdown()

@@ -10,13 +10,14 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 from unit.admin.fakes import STATUS, FakeControl, FakeNode
 
+from kingbus_node.admin.doors import CONNECTIONS
 from kingbus_node.admin.http import AdminError, AdminServer
 from kingbus_node.admin.metrics import Metrics
 from kingbus_node.admin.views import Readiness, Refused, Source
@@ -440,9 +441,10 @@ class StandingControl(FakeControl):
 
     def __init__(self) -> None:
         super().__init__()
-        self.go_on = threading.Event()
+        self.go_on, self.waits = threading.Event(), threading.Event()
 
     def stop_source(self) -> None:
+        self.waits.set()
         assert self.go_on.wait(60)
 
 
@@ -459,3 +461,42 @@ def test_orders_that_wait_keep_no_probe_and_no_look_waiting() -> None:
         finally:
             control.go_on.set()
         assert {order.result(60).status for order in orders} == {204}
+
+
+def waiting(server: AdminServer, stack: ExitStack, context: ssl.SSLContext | None = None) -> socket.socket:
+    """A connection that the server knows, since it has answered there, and that asks nothing more."""
+    made = stack.enter_context(socket.create_connection((server.address.host, server.address.port), timeout=30))
+    if context is not None:
+        made = stack.enter_context(context.wrap_socket(made))
+    made.sendall(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    answer = b""
+    while b"true}" not in answer:
+        piece = made.recv(4096)
+        assert piece, answer
+        answer += piece
+    return made
+
+
+@pytest.mark.parametrize("encrypted", [False, True])
+def test_connections_are_bounded_and_the_oldest_that_asks_nothing_has_to_go(encrypted: bool, tmp_path: Path) -> None:
+    """Anybody who reaches the port may open some, and each takes a descriptor of the process that holds the log."""
+    cert, key = self_signed(tmp_path)
+    context = ssl._create_unverified_context() if encrypted else None
+    with serving(FakeNode(), tls=AdminTls(cert=cert, key=key) if encrypted else None) as server, ExitStack() as stack:
+        idle = [waiting(server, stack, context) for _ in range(CONNECTIONS + 20)]
+        assert [one.recv(1) for one in idle[:20]] == [b""] * 20
+        idle[20].sendall(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert idle[20].recv(12) == b"HTTP/1.1 200"
+
+
+def test_a_connection_whose_request_is_being_answered_stays() -> None:
+    control = StandingControl()
+    with serving(FakeNode(), control=control) as server, ExitStack() as stack, ThreadPoolExecutor(1) as clients:
+        order = clients.submit(ask, server, "/v1/source/stop", method="POST")
+        try:
+            assert control.waits.wait(60)
+            idle = [waiting(server, stack) for _ in range(CONNECTIONS + 1)]
+            assert [one.recv(1) for one in idle[:2]] == [b"", b""]
+        finally:
+            control.go_on.set()
+        assert order.result(60).status == 204
