@@ -34,7 +34,11 @@ def replicas() -> None:
 @asks_a_node
 def list_replicas(client: AdminClient, form: Format) -> None:
     """Show the replicas that are connected to any node, and how far each is."""
-    show(client.get("/v1/replicas"), form, _replicas)
+    answer = client.get("/v1/status")  # which, other than /v1/replicas, says whose replicas are not in it
+    show(items(field(answer, "replicas")), form, _replicas)
+    silent = [text(name) for name in items(field(answer, "silent"))]
+    if silent:
+        click.echo(f"{', '.join(silent)} did not answer: replicas connected there are not shown", err=True)
 
 
 def _replicas(answer: object) -> Report:

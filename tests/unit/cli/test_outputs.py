@@ -77,12 +77,14 @@ COMMANDS = {
     "gtid-executed": ("gtid", "executed"),
     "gtid-purged": ("gtid", "purged"),
 }
+TOLD = {"replicas-list": "node-2, node-3 did not answer: replicas connected there are not shown\n"}
+"""On standard error."""
 
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_through_a_pipe(name: str, url: str) -> None:
     code, out, err = run(url, *COMMANDS[name])
-    assert (code, err) == (0, "")
+    assert (code, err) == (0, TOLD.get(name, ""))
     assert "\x1b" not in out
     golden.check(KEPT / f"{name}.txt", out.replace(url, "http://node"))
 
@@ -90,7 +92,7 @@ def test_through_a_pipe(name: str, url: str) -> None:
 @pytest.mark.parametrize("name", ["status", "members-list", "source-show", "replicas-list"])
 def test_on_a_terminal(name: str, url: str) -> None:
     code, out, err = run(url, *COMMANDS[name], terminal=True)
-    assert (code, err) == (0, "")
+    assert (code, err) == (0, TOLD.get(name, ""))
     assert "\x1b[" in out
     golden.check(KEPT / f"{name}.terminal.txt", "".join(line.rstrip() + "\n" for line in out.splitlines()))
 
@@ -169,3 +171,12 @@ def test_what_a_replica_says_of_itself_moves_no_cursor_and_makes_no_row(terminal
             if not terminal:
                 (row,) = [line for line in printed.splitlines() if "10.8.8.8" in line]
                 assert row.startswith(r"\x1b]0;owned\x07\x0a3e11fa47 10.8.8.8 root")
+
+
+@pytest.mark.parametrize("form", ["table", "json", "yaml"])
+def test_a_list_of_replicas_says_whose_are_not_in_it(url: str, form: str) -> None:
+    code, printed, told = run(url, "replicas", "list", "-o", form)
+    assert code == 0
+    assert REPLICA.id in printed
+    assert "node-3" not in printed
+    assert told == TOLD["replicas-list"]
