@@ -97,7 +97,7 @@ class Queue:
             try:
                 return await self._work(*key), False
             except Fenced:
-                return LONGEST_WAIT, False  # about to be cancelled
+                return FIRST_WAIT, False  # about to be cancelled, or it leads again: a late renewal has come through
             except ApiError as error:
                 wait = max(min(FIRST_WAIT * 2**failures, LONGEST_WAIT), error.retry_after or 0)
                 if error.namespace_ends:

@@ -11,6 +11,7 @@ from kingbus_operator.kube.client import ApiError
 from kingbus_operator.shell import queue as module
 from kingbus_operator.shell.metrics import Metrics
 from kingbus_operator.shell.queue import Queue
+from kingbus_operator.shell.reconcile import Fenced
 
 _DEADLINE = 60.0
 
@@ -170,5 +171,32 @@ def test_a_namespace_that_is_being_deleted_is_no_error(monkeypatch: pytest.Monke
         await gone.wait()
         await queue.pause()
         assert b"kingbus_operator_reconcile_errors_total 0.0" in metrics.exposition()
+
+    run(story)
+
+
+def test_a_round_that_was_fenced_is_made_up_for_when_the_lease_is_held_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A renewal that takes long fences rounds, and nobody pauses the queue when it comes through after all."""
+    monkeypatch.setattr(module, "FIRST_WAIT", 0.01)
+
+    async def story() -> None:
+        rounds = 0
+        again = asyncio.Event()
+
+        async def work(namespace: str, name: str) -> float | None:
+            del namespace, name
+            nonlocal rounds
+            rounds += 1
+            if rounds == 1:
+                raise Fenced
+            again.set()
+            return None
+
+        queue = Queue(work, Metrics())
+        queue.resume()
+        queue.add("a", "b")
+        async with asyncio.timeout(30):
+            await again.wait()
+        await queue.pause()
 
     run(story)
