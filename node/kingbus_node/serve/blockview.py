@@ -22,7 +22,6 @@ Ints = npt.NDArray[np.int64]
 
 _TYPE_AT = EVENT_AT + 4
 _SIZE_AT = EVENT_AT + 9
-_LOG_POS_AT = EVENT_AT + 13
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,13 +70,18 @@ class BlockView:
         return start + payload + PACKET_HEADER * (payload // MAX_PACKET + 1) - len(self.data)
 
     def end_position(self, row: int) -> int:
-        """Where event `row` ends in its source file."""
+        """Where event `row` ends in its source file.
+
+        By the bytes before it in its entry: its own log_pos has 32 bits only, and is 0 within the transactions of a
+        newer MariaDB.
+        """
         start = int(self.starts[row])
-        ends = int.from_bytes(self.block.data[start + _LOG_POS_AT : start + _LOG_POS_AT + 4], "little")
         entry = int(np.searchsorted(self.block.bounds, start, side="right")) - 1
-        base = int(self.block.records[entry]["start_pos"])
-        # The event has 32 bits of it; an entry is far smaller than 4 GiB.
-        return base + (ends - base) % (1 << 32)
+        base = int(self.block.bounds[entry])
+        position = int(self.block.records[entry]["start_pos"]) if entry else self.block.position
+        before, here = map(int, np.searchsorted(self.packets, (base, start)))
+        around = PACKET_HEADER * (here - before) + row - int(np.searchsorted(self.starts, base))
+        return position + start - base - around + self.size(row)
 
     def event(self, row: int) -> bytes:
         """Event `row`, which must be a short one."""

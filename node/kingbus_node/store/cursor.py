@@ -14,6 +14,7 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from kingbus_node.binlog.scan import PACKET_HEADER
 from kingbus_node.store.entry import CONTINUATION, HEADER_SIZE, MAGIC, OFFSET_MASK, Flag, Kind
 from kingbus_node.store.errors import CorruptLogError, LogClosedError, PurgedError
 from kingbus_node.store.index import Records, entry_sizes
@@ -43,6 +44,7 @@ class Block:
     packets: Offsets  # offsets in `data` of the packet headers, rising
     continuation: npt.NDArray[np.bool_]  # for each packet: it goes on with the event of the packet before it
     payload_start: int  # where `data` begins in the first entry's payload: not 0 in later pieces of an entry
+    position: int  # where the event bytes in `data` begin in the source file
     complete: bool  # `data` ends where the last entry ends
 
     @property
@@ -221,7 +223,8 @@ class Cursor:
         table = words[where]
         packets = (table & OFFSET_MASK) + np.repeat(bounds[:-1], counts)
         self._advance(len(run))
-        return Block(data, run, bounds, packets, table >= CONTINUATION, 0, True)
+        position = int(run[0]["start_pos"])
+        return Block(data, run, bounds, packets, table >= CONTINUATION, 0, position, True)
 
     def _spread(self, segment: Segment, offset: int, total: int, bounds: Offsets, side_bounds: Offsets) -> _Read:
         """One ``preadv`` puts every part where it belongs: nothing is copied again, but each part costs half a µs."""
@@ -289,7 +292,10 @@ class Cursor:
             self._advance(1)
         bounds = np.array([0, end - start], np.int64)
         packets = big.offsets[first:behind] - start
-        return Block(data, big.record, bounds, packets, big.continuation[first:behind], start, complete)
+        # What was before is more than the events: a header for each packet, and a 0x00 before each event.
+        around = PACKET_HEADER * first + int(np.count_nonzero(~big.continuation[:first]))
+        position = int(big.record[0]["start_pos"]) + start - around
+        return Block(data, big.record, bounds, packets, big.continuation[first:behind], start, position, complete)
 
     def _reserve(self, data: int, side: int) -> None:
         if len(self._buffer) < data:

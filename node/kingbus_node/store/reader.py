@@ -15,10 +15,11 @@ import numpy.typing as npt
 
 from kingbus_node.binlog.constants import FIRST_POSITION
 from kingbus_node.binlog.executed import ExecutedSet, executed_set
+from kingbus_node.binlog.scan import PACKET_HEADER
 from kingbus_node.store.catalogue import CatalogueReader, FileInfo
 from kingbus_node.store.cursor import Cursor
 from kingbus_node.store.durable import read_at
-from kingbus_node.store.entry import CONTINUATION, HEADER_SIZE, Flag, Json, Kind
+from kingbus_node.store.entry import CONTINUATION, HEADER_SIZE, OFFSET_MASK, Flag, Json, Kind
 from kingbus_node.store.errors import (
     CorruptLogError,
     LogClosedError,
@@ -32,8 +33,6 @@ from kingbus_node.store.state import LogState
 from kingbus_node.store.watermark import Watermark
 
 _NUMBER = re.compile(r"\d{1,18}\Z")
-_EVENT_SIZE_AT = 5 + 9  # behind the packet's header: a 0x00, then the event's header (binlog.constants)
-_EVENT_LOG_POS_AT = 5 + 13
 _CACHED_SETS = 16
 
 
@@ -287,26 +286,23 @@ class LogReader:
     def _events_of(self, index: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         """The events that begin in an entry: their positions in the source file, and their packets' offsets in the
         payload.
+
+        By the bytes before them: their own log_pos has 32 bits only, and none within the transactions of a newer
+        MariaDB (binlog_legacy_event_pos).
         """
         segment, record = self._segments.record(index)
         row = record[0]
         table_at = int(row["offset"]) + HEADER_SIZE + int(row["meta_len"])
-        count, start_pos = int(row["packet_count"]), int(row["start_pos"])
-        payload_len = int(row["payload_len"])
-        data = np.frombuffer(read_at(segment.log.fd, 4 * count + payload_len, table_at), np.uint8)
-        if len(data) < 4 * count + payload_len:
+        count = int(row["packet_count"])
+        table = np.frombuffer(read_at(segment.log.fd, 4 * count, table_at), np.uint8)
+        if len(table) < 4 * count:
             raise CorruptLogError(segment.log.path, table_at, f"entry {index} is cut")
-        table, payload = data[: 4 * count].view("<u4"), data[4 * count :]
-        offsets = table[table < CONTINUATION].astype(np.int64)
-        sizes = _u32_at(payload, offsets + _EVENT_SIZE_AT)
-        ends = _u32_at(payload, offsets + _EVENT_LOG_POS_AT)
-        # log_pos is where the event ends, modulo 4 GiB; an entry is far smaller than that.
-        return start_pos + (ends - start_pos) % (1 << 32) - sizes, offsets
-
-
-def _u32_at(data: npt.NDArray[np.uint8], offsets: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Little-endian u32 numbers at some byte offsets."""
-    return sum((data[offsets + k].astype(np.int64) << (8 * k) for k in range(4)), np.zeros(len(offsets), np.int64))
+        packets = table.view("<u4")
+        offsets, begins = (packets & OFFSET_MASK).astype(np.int64), packets < CONTINUATION
+        events = np.flatnonzero(begins)
+        # What is around events: a header for each packet, and a 0x00 before each event.
+        positions = int(row["start_pos"]) + offsets[events] - PACKET_HEADER * events - np.arange(len(events))
+        return positions, offsets[events]
 
 
 def _current(state: LogState) -> FileInfo | None:

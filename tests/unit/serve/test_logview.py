@@ -11,7 +11,7 @@ import pytest
 from binlogs.captured import events
 from unit.serve.binlogs import Importer
 
-from kingbus_node.binlog.constants import Flavor
+from kingbus_node.binlog.constants import EventType, Flavor
 from kingbus_node.serve.logview import LogView
 from kingbus_node.serve.view import ServerView
 from kingbus_node.store.entry import Json
@@ -31,13 +31,15 @@ class Logs:
         self._logs: list[Log] = []
         self._readers: list[LogReader] = []
 
-    def view(self, flavor: Flavor, *files: str, facts: dict[str, Json] | None = None, started: float = 0.0) -> LogView:
+    def view(
+        self, flavor: Flavor, *files: str | list[bytes], facts: dict[str, Json] | None = None, started: float = 0.0
+    ) -> LogView:
         log = Log.open(self._folder / f"log-{len(self._logs)}", segment_bytes=1 << 20)
         self._logs.append(log)
         importer = Importer(log, flavor, facts={"source": SOURCE, "cluster_uuid": UUID} if facts is None else facts)
         log.commit(log.last_index)
         for number, file in enumerate(files, 1):
-            importer.events(f"binlog.{number:06}", events(file))
+            importer.events(f"binlog.{number:06}", events(file) if isinstance(file, str) else file)
         reader = LogReader(log.directory)
         self._readers.append(reader)
         return LogView(reader, server_id=101, port=3306, version="auto", tls_required=False, started=started)
@@ -97,6 +99,24 @@ def test_the_events_of_a_file_are_listed_without_a_gap(logs: Logs, flavor: Flavo
     assert all(one.end_position == other.position for one, other in itertools.pairwise(listed))
     assert len(listed) == len(events(file))
     assert list(view.events("binlog.000001", listed[3].position, 1, 2)) == listed[4:6]
+
+
+def test_events_that_do_not_say_where_they_end_are_listed_with_their_positions(logs: Logs) -> None:
+    """MariaDB since 11.8 leaves log_pos at 0 within transactions."""
+    stated = events("mariadb-10.11.19-000001")
+    edges = {
+        EventType.FORMAT_DESCRIPTION, EventType.GTID_LIST, EventType.BINLOG_CHECKPOINT, EventType.MARIADB_GTID,
+        EventType.XID, EventType.ROTATE, EventType.STOP,
+    }  # fmt: skip
+    silent = [event if event[4] in edges else event[:13] + bytes(4) + event[17:] for event in stated]
+    assert sum(one != other for one, other in zip(stated, silent, strict=True)) > 10
+    expected, view = logs.view(Flavor.MARIADB, stated), logs.view(Flavor.MARIADB, silent)
+    listed = list(expected.events(None, 4, 0, None))
+    assert list(view.events(None, 4, 0, None)) == listed
+    for at, event in enumerate(listed):
+        assert list(view.events(None, event.position, 0, 3)) == listed[at : at + 3]
+        place = "binlog.000001", event.end_position
+        assert view.gtid_position_at(*place) == expected.gtid_position_at(*place)
 
 
 def test_events_are_described_as_mysql_does(logs: Logs) -> None:

@@ -255,6 +255,9 @@ def test_packets_of_a_big_event_come_in_pieces_that_split_no_header(tmp_path: Pa
             assert len(block.data) <= max_bytes
             check_block(block)
             assert block.payload_start == len(data)
+            before = (entry.packets & OFFSET_MASK) < len(data)
+            starts = before & (entry.packets < CONTINUATION)
+            assert block.position == entry.start_pos + len(data) - 4 * before.sum() - starts.sum()
             packets += (block.packets + len(data)).tolist()
             complete.append(block.complete)
             data += block.data
@@ -264,6 +267,26 @@ def test_packets_of_a_big_event_come_in_pieces_that_split_no_header(tmp_path: Pa
         assert cursor.next_index == 4
         assert cursor.read(max_bytes) is not None
         assert cursor.read(max_bytes) is None
+    log.close()
+
+
+def test_events_that_do_not_say_where_they_end_are_found(tmp_path: Path) -> None:
+    """MariaDB since 11.8 leaves log_pos at 0 within transactions, of which an entry holds many."""
+    log, source = started(tmp_path)
+    sizes = (42, 60, 50, 31) * 6
+    start, entry = source.position, source.transaction(sizes)
+    payload = bytearray(entry.payload)
+    for number, packet in enumerate(entry.packets.tolist()):
+        if number % 4 in (1, 2):
+            payload[packet + 18 : packet + 22] = bytes(4)
+    write(log, replace(entry, payload=bytes(payload)))
+    reader = LogReader(tmp_path)
+    for size, packet in zip(sizes, entry.packets.tolist(), strict=True):
+        assert reader.locate(1, start) == (3, packet)
+        with pytest.raises(PositionInsideEventError) as caught:
+            reader.locate(1, start + size - 1)
+        assert caught.value.event_start == start
+        start += size
     log.close()
 
 
