@@ -8,6 +8,8 @@ For every committed entry, in order:
    state in a segment's header is what the entries before it add up to.
 3. GTIDs: none is there twice. What is missing in between (MySQL) is told as `gaps`: the source may have them as well.
 
+What the disk cannot read at all (EIO) is damage like any other: it is what a dying disk says most often.
+
 A log may be in use meanwhile: nothing behind what was committed at the start is looked at, and segments that are purged
 are passed over. The work is a processor's and a disk's, so a node has it done in a process of its own::
 
@@ -19,6 +21,7 @@ prints a JSON object in a line: ``{"checked": bytes, "total": bytes}`` now and t
 from __future__ import annotations
 
 import dataclasses
+import errno
 import itertools
 import json
 import os
@@ -104,7 +107,11 @@ class _Verifier:
             except FileNotFoundError:
                 self._state = None  # purged meanwhile
                 continue
-            self._segment(first, file)
+            try:
+                self._segment(first, file)
+            except OSError as error:
+                self._unreadable(error, path, 0, 0, f"behind entry {self._index}")
+                self._state = None
             if len(self._report.damages) >= MAX_DAMAGES:
                 break
         if self._final is not None:
@@ -139,16 +146,13 @@ class _Verifier:
     def _entry(self, file: FileHandle, located: Located) -> None:
         header = located.header
         self._report.entries += 1
-        body = bytearray(read_at(file.fd, header.body_len, located.offset + HEADER_SIZE))
-        actual = crc32(body)
-        if len(body) < header.body_len or actual != header.body_crc:
-            problem = f"the body's checksum is {actual:#010x}, expected {header.body_crc:#010x}"
-            self._damage(file.path, located.offset, header.index, problem)
+        try:
+            body = bytearray(read_at(file.fd, header.body_len, located.offset + HEADER_SIZE))
+        except OSError as error:
+            self._unreadable(error, file.path, located.offset, header.index, "the body")
             self._events.reset()
-        elif header.kind == Kind.DATA:
-            self._data(file.path, located, body)
-        elif header.kind == Kind.CANCEL:
-            self._events.reset()
+        else:
+            self._body(file.path, located, body)
         state = self._state
         if state is None:
             return
@@ -164,6 +168,18 @@ class _Verifier:
         self._report.transactions += header.transaction_count
         if again:
             self._damage(file.path, located.offset, header.index, f"it holds GTIDs that were there before: {again}")
+
+    def _body(self, path: Path, located: Located, body: bytearray) -> None:
+        """What an entry holds behind its header."""
+        header, actual = located.header, crc32(body)
+        if len(body) < header.body_len or actual != header.body_crc:
+            problem = f"the body's checksum is {actual:#010x}, expected {header.body_crc:#010x}"
+            self._damage(path, located.offset, header.index, problem)
+            self._events.reset()
+        elif header.kind == Kind.DATA:
+            self._data(path, located, body)
+        elif header.kind == Kind.CANCEL:
+            self._events.reset()
 
     def _data(self, path: Path, located: Located, body: bytearray) -> None:
         """The events of an intact entry."""
@@ -187,6 +203,12 @@ class _Verifier:
     @property
     def _index(self) -> int:
         return 0 if self._state is None else self._state.index
+
+    def _unreadable(self, error: OSError, path: Path, offset: int, entry: int, what: str) -> None:
+        """The disk refused to read. Raises any other error again."""
+        if error.errno != errno.EIO:
+            raise error
+        self._damage(path, offset, entry, f"{what} cannot be read: {error.strerror}")
 
     def _damage(self, path: Path, offset: int, entry: int, problem: str) -> None:
         if len(self._report.damages) < MAX_DAMAGES:

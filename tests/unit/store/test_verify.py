@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
+import os
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -13,8 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from unit.store.samples import UUID, Source, started, write
 
+from kingbus_node.store.durable import FileHandle
 from kingbus_node.store.entry import Entry, Kind
-from kingbus_node.store.segment import list_segments, log_path
+from kingbus_node.store.segment import Located, list_segments, log_path, read_header, walk
 from kingbus_node.store.verify import Report, verify
 
 
@@ -86,6 +90,43 @@ def test_the_damaged_entry_is_named_and_the_rest_is_read(whole: Path) -> None:
     assert damage.entry == list_segments(whole)[2] - 1
     assert "checksum" in damage.problem
     assert found.transactions == 220
+
+
+@pytest.mark.parametrize("sector", ["a header's", "a body's", "the file's head"])
+def test_what_the_disk_cannot_read_is_damage_like_any_other(
+    whole: Path, monkeypatch: pytest.MonkeyPatch, sector: str
+) -> None:
+    path, read = files(whole)[1], os.pread
+    with closing(FileHandle(path, os.O_RDONLY)) as file:
+        start = read_header(file, list_segments(whole)[1]).data_start
+        entries = [one for one in walk(file, start, list_segments(whole)[1], file.size()) if isinstance(one, Located)]
+    entry = next(
+        one for one in entries[1:] if one.header.size > 20_000
+    )  # longer than what is read of it to find the next
+    bad = {"a header's": entry.offset, "a body's": entry.end - 1, "the file's head": 0}[sector]
+
+    def pread(fd: int, size: int, offset: int) -> bytes:
+        if os.fstat(fd).st_ino == path.stat().st_ino and offset <= bad < offset + size:
+            raise OSError(errno.EIO, "Input/output error")
+        return read(fd, size, offset)
+
+    monkeypatch.setattr(os, "pread", pread)
+    found = verify(whole)
+    (damage,) = found.damages
+    assert damage.file == path.name
+    assert "Input/output error" in damage.problem
+    assert found.segments == len(files(whole))
+    if sector == "a body's":
+        assert (damage.entry, damage.offset, found.transactions) == (entry.header.index, entry.offset, 220)
+
+
+def test_another_error_of_the_disk_is_no_damage(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def pread(_fd: int, _size: int, _offset: int) -> bytes:
+        raise OSError(errno.ENOMEM, "Cannot allocate memory")
+
+    monkeypatch.setattr(os, "pread", pread)
+    with pytest.raises(OSError, match="allocate"):
+        verify(whole)
 
 
 def test_gtids_that_are_there_twice_and_missing_ones_are_told(tmp_path: Path) -> None:
