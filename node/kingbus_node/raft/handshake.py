@@ -43,7 +43,11 @@ def connect(address: str, deadline: float, opened: Callable[[socket.socket], Non
         raise ProtocolError(str(error)) from error
     problem: OSError | None = None
     for family, kind, protocol, _, where in socket.getaddrinfo(place.host, place.port, type=socket.SOCK_STREAM):
-        connection = socket.socket(family, kind, protocol)
+        try:
+            connection = socket.socket(family, kind, protocol)
+        except OSError as error:  # a kernel without IPv6, say, and a name that has both
+            problem = error
+            continue
         try:
             opened(connection)
             connection.settimeout(_left(deadline))

@@ -351,7 +351,11 @@ def _dial(endpoint: Address, wakeup: Wakeup) -> socket.socket:
         raise Disconnected(f"cannot resolve the source's name {endpoint.host!r}: {error}") from error
     problem = "no address"
     for family, kind, protocol, _, address in addresses:
-        sock = socket.socket(family, kind, protocol)
+        try:
+            sock = socket.socket(family, kind, protocol)
+        except OSError as error:  # a kernel without IPv6, say, and a name that has both
+            problem = str(error)
+            continue
         try:
             _connect(sock, address, wakeup)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

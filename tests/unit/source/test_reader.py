@@ -12,6 +12,7 @@ import pytest
 from unit.source.fake_source import FakeSource
 from unit.source.harness import FLAVORS, MemoryLog
 from unit.source.origin import Origin
+from unit.source.sockets import without_ipv6
 
 from kingbus_node.binlog.constants import Flavor
 from kingbus_node.config import Address, SourceSettings
@@ -299,6 +300,17 @@ def test_the_next_endpoint_is_tried_when_the_first_is_gone(setup: Setup) -> None
         reader = setup.started(gone, setup.source.endpoint)
         eventually(is_connected(reader), "a connection")
         assert reader.status().endpoint == setup.source.endpoint
+
+
+def test_an_address_of_a_kind_that_the_kernel_lacks_is_passed_over(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A name with both kinds of addresses, IPv6 first, on a machine that was started without IPv6."""
+    port = setup.source.endpoint.port
+    without_ipv6(monkeypatch, port)
+    reader = setup.started(Address("source.example", port))
+    eventually(is_connected(reader), "a connection")
+    assert reader.status().error is None
 
 
 def test_an_endpoint_that_lacks_what_the_log_holds_is_refused_for_the_next(setup: Setup) -> None:
