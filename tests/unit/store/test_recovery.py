@@ -8,7 +8,9 @@ import os
 import shutil
 import signal
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from multiprocessing.connection import Connection
@@ -392,6 +394,60 @@ def test_a_sync_that_finds_no_room_writes_again_what_was_not_durable(
     log.append([source.transaction()], 1)
     log.sync()
     assert len(written) == 2  # nothing again that is durable
+    log.close()
+
+
+@pytest.mark.parametrize("full", [True, False], ids=["full", "broken"])
+def test_a_segment_is_not_ended_beside_a_sync_that_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, full: bool
+) -> None:
+    """The kernel tells one of two fsyncs at the same time that a write failed; the other one succeeds."""
+    monkeypatch.setattr(log_module, "SEGMENT_ENTRIES", 6)
+    log, source = started(tmp_path, transactions=2)
+    path = log_path(tmp_path, 1)
+    synced = path.stat().st_size
+    log.append([source.transaction(), source.transaction()], 1)
+    inode = path.stat().st_ino
+    begun, beside = threading.Event(), threading.Event()
+    failed = list[bool]()
+    written = list[int]()
+    sync, write_vector = os.fdatasync, os.pwritev
+
+    def fdatasync(fd: int) -> None:
+        if os.fstat(fd).st_ino == inode and not failed:
+            if begun.is_set():
+                beside.set()
+                return
+            begun.set()
+            beside.wait(1)  # nobody comes
+            failed.append(True)
+            no_space() if full else io_error()
+        sync(fd)
+
+    def pwritev(fd: int, buffers: list[bytes], offset: int) -> int:
+        if os.fstat(fd).st_ino == inode:
+            written.append(offset)
+        return write_vector(fd, buffers, offset)
+
+    monkeypatch.setattr(os, "fdatasync", fdatasync)
+    monkeypatch.setattr(os, "pwritev", pwritev)
+    expected = LogFullError if full else LogFailedError
+    with ThreadPoolExecutor(1) as pool:
+        syncing = pool.submit(log.sync)
+        assert begun.wait(60)
+        entries = [source.transaction(), source.transaction()]
+        if full:
+            assert log.append(entries, 1) == 8  # the seventh begins another segment
+        else:
+            with pytest.raises(LogFailedError):
+                log.append(entries, 1)
+        with pytest.raises(expected):
+            syncing.result()
+    if full:
+        assert synced in written  # what the disk may not have was written again before the next segment began
+        assert log.durable_index == 6
+    else:
+        assert (log.durable_index, list_segments(tmp_path)) == (4, [1])
     log.close()
 
 
