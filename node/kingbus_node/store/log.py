@@ -61,7 +61,7 @@ _TELL_SECONDS = 60.0  # between two messages about a full disk
 @dataclass(frozen=True, slots=True)
 class StoreStats:
     """For status and metrics: `bytes` of all segments, indexes included; `oldest_timestamp` is the source's, 0 without
-    events."""
+    events, or if they cannot be read."""
 
     segments: int
     bytes: int
@@ -94,6 +94,7 @@ class Log:
         self._failure: OSError | None = None
         self._refused = float("-inf")
         self._closed = False
+        self._unreadable = ""
         self._newest = Newest()  # changed under the append lock
         self._hard_state = read_hard_state(directory)
         finish_adoption(directory)
@@ -256,14 +257,26 @@ class Log:
         disk = os.statvfs(self._directory)
         with self._commit_lock:
             first = self._commits.state.first_index
-        oldest = 0
-        for located, _ in self._segments.entries(max(first, self.first_index), min(first + 16, self.commit_index)):
-            oldest = located.header.timestamp
-            if oldest:
-                break
+        oldest = self._oldest_timestamp(first)
         segments = self.segment_files()
         size = sum(segment.size + segment.index_size for segment in segments)
         return StoreStats(len(segments), size, disk.f_bavail * disk.f_frsize, oldest)
+
+    def _oldest_timestamp(self, first: int) -> int:
+        """Of the first event that has one, from entry `first` on; 0 for none. Damage is no reason to tell nothing of a
+        node, least of all then.
+        """
+        try:
+            for located, _ in self._segments.entries(max(first, self.first_index), min(first + 16, self.commit_index)):
+                if located.header.timestamp:
+                    return located.header.timestamp
+        except PurgedError:
+            pass  # this moment: there is another oldest one
+        except (CorruptLogError, OSError) as error:
+            if str(error) != self._unreadable:
+                logger.warning("the oldest events cannot be read: %s", error)
+            self._unreadable = str(error)
+        return 0
 
     def segment_files(self) -> list[SegmentFile]:
         """The segments, the oldest first."""

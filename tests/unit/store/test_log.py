@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import os
 from dataclasses import replace
@@ -23,7 +24,7 @@ from kingbus_node.store.log import Log
 from kingbus_node.store.marks import HardState
 from kingbus_node.store.places import Place
 from kingbus_node.store.reader import LogReader
-from kingbus_node.store.segment import list_segments
+from kingbus_node.store.segment import list_segments, log_path
 
 
 def content(log: Log) -> list[tuple[int, int, int, bytes]]:
@@ -387,4 +388,33 @@ def test_what_was_cut_off_is_not_remembered(tmp_path: Path) -> None:
     assert (places[0].term, places[0].kind, places[0].size) == (2, Kind.NOOP, HEADER_SIZE)
     assert places[0].offset + HEADER_SIZE == file.size()
     assert log.state.term == 2
+    log.close()
+
+
+@pytest.mark.parametrize("unreadable", [False, True], ids=["damaged", "unreadable"])
+def test_a_log_whose_oldest_events_are_damaged_still_tells_its_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, unreadable: bool
+) -> None:
+    log, _ = started(tmp_path, transactions=3)
+    path = log_path(tmp_path, 1)
+    before = log.stats()
+    assert before.oldest_timestamp == 1_700_000_000
+    at = log.places(2, 2, 1)[1][0].offset + 20
+    read = os.pread
+
+    def pread(fd: int, size: int, offset: int) -> bytes:
+        if os.fstat(fd).st_ino == path.stat().st_ino and offset <= at < offset + size:
+            raise OSError(errno.EIO, "Input/output error")
+        return read(fd, size, offset)
+
+    if unreadable:
+        monkeypatch.setattr(os, "pread", pread)
+    else:
+        with path.open("r+b") as file:
+            file.seek(at)
+            file.write(b"!")
+    for _ in range(2):
+        assert replace(log.stats(), free_bytes=0) == replace(before, free_bytes=0, oldest_timestamp=0)
+    assert caplog.text.count("cannot be read") == 1
+    monkeypatch.undo()
     log.close()
