@@ -319,11 +319,15 @@ class LeaderWork:
         try:
             self._wait(reign)
         finally:
-            while not reader.stop():
-                logger.warning("the reader of the source does not end: the log takes nothing that it proposes")
-                if self._is_over(reign):  # then the log never will
-                    break
+            self._end(reader, reign)
         return self._again
+
+    def _end(self, reader: SourceReader, reign: Reign) -> None:
+        """Nobody else may read before it has ended: what it still proposes would come between, or twice."""
+        while not reader.stop():
+            logger.warning("the reader of the source does not end: the log takes nothing that it proposes")
+            if self._is_over(reign):
+                return  # nothing of it is taken any more
 
     def _wait(self, reign: Reign) -> None:
         with self._changed:

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partialmethod
 from pathlib import Path
 
 import pytest
@@ -326,3 +327,27 @@ def test_there_is_no_second_reader_before_the_first_has_ended(setup: Setup, monk
     setup.cluster.room.set()
     eventually(lambda: stops[0] is not setup.work._reader, "the next reader")
     eventually(setup.holds_all, "the second transaction")
+
+
+def test_nobody_else_reads_while_a_reader_does_not_end(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A log that takes nothing, as while a quorum of disks is full, holds the reader that proposes to it."""
+    monkeypatch.setattr(SourceReader, "stop", partialmethod(SourceReader.stop, timeout=0.01))
+    stuck, free = threading.Event(), threading.Event()
+    propose = setup.cluster.propose
+
+    def slow(entries: Sequence[Entry], *, term: int | None = None) -> int:
+        if any(entry.kind == Kind.DATA for entry in entries) and not free.is_set():
+            stuck.set()
+            free.wait(60)
+        return propose(entries, term=term)
+
+    monkeypatch.setattr(setup.cluster, "propose", slow)
+    setup.cluster.lead(1)
+    assert stuck.wait(60)
+    assert not setup.work.pause(0.3)  # True says that nothing is read any more
+    setup.work.resume()
+    assert len(setup.source.logins) == 1
+    free.set()
+    eventually(setup.holds_all, "the log to hold the source's file")
+    assert setup.work.pause(60)
+    setup.work.resume()
