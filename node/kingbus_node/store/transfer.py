@@ -22,7 +22,7 @@ from pathlib import Path
 from kingbus_node.store.adoption import INCOMING
 from kingbus_node.store.durable import FileHandle, fdatasync, fsync_directory, read_at, write_at
 from kingbus_node.store.entry import Json
-from kingbus_node.store.errors import CorruptLogError, FormatVersionError, PurgedError, StoreError
+from kingbus_node.store.errors import CorruptLogError, FormatVersionError, LogFullError, PurgedError, StoreError
 from kingbus_node.store.log import Log
 from kingbus_node.store.recovery import verify_entries
 from kingbus_node.store.segment import list_segments, log_path, read_header
@@ -177,7 +177,9 @@ class Intake:
         shutil.rmtree(self._directory)
 
     def complete(self, segment_bytes: int) -> Staged:
-        """All segments are here: makes a log of them. CopyError, with everything removed, if they are none; OSError."""
+        """All segments are here: makes a log of them. CopyError, with everything removed, if they are none;
+        LogFullError, with what was copied kept; OSError.
+        """
         try:
             return self._complete(segment_bytes)
         except (CorruptLogError, FormatVersionError) as error:
@@ -190,11 +192,18 @@ class Intake:
         try:
             segments = Segments(self._directory, lambda: log.commit_index)
             for first in firsts[1:]:
-                log.commit(first - 1)
+                _commit(log, first - 1)
                 if log.state.to_json() != segments.open(first).state_before().to_json():
                     path = log_path(self._directory, first)
                     raise CorruptLogError(path, 64, "it does not continue the segment before it")
-            log.commit(self._wanted[firsts[-1]].last_index)
+            _commit(log, self._wanted[firsts[-1]].last_index)
             return Staged(self._directory, firsts, log.state.copy())
         finally:
             log.close()
+
+
+def _commit(log: Log, index: int) -> None:
+    """With all that follows from it: the log is adopted with its catalogue."""
+    log.commit(index)
+    if log.commit_index < index:
+        raise LogFullError(f"there is no room in {log.directory} for what belongs to the segments that were copied")

@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from unit.store.kills import ends_before_kill
 from unit.store.samples import CANCEL, NOOP, Source, examples, executed, started, write
-from unit.store.test_recovery import abandon, scratch, served
+from unit.store.test_recovery import abandon, no_space, scratch, served
 
-from kingbus_node.store.errors import PurgedError, StoreError
+from kingbus_node.store import catalogue as catalogue_module
+from kingbus_node.store.errors import LogFullError, PurgedError, StoreError
 from kingbus_node.store.log import Log
 from kingbus_node.store.reader import LogReader
 from kingbus_node.store.segment import SegmentHeader, list_segments, log_path
@@ -88,6 +89,23 @@ def test_an_adopted_copy_is_the_log(tmp_path: Path, purge: int) -> None:
     log = Log.open(tmp_path / "new", segment_bytes=4096)
     assert log.state == origin.state
     write(log, source.transaction())
+    log.close()
+    origin.close()
+
+
+def test_a_copy_whose_catalogue_finds_no_room_is_not_adopted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    origin, _ = peer(tmp_path / "origin")
+    log = Log.open(tmp_path / "new", segment_bytes=4096)
+    with monkeypatch.context() as patched:
+        patched.setattr(catalogue_module, "write_at", no_space)
+        with pytest.raises(LogFullError, match="no room"):
+            copy(origin, tmp_path / "new")
+    done = Intake(tmp_path / "new", offers(origin))
+    assert done.next() is None  # nothing is to be fetched again
+    staged = done.complete(4096)
+    log.adopt(staged.firsts, staged.state)
+    reader = LogReader(tmp_path / "new")
+    assert [file.id for file in reader.files()] == [1, 2, 3, 4]
     log.close()
     origin.close()
 
