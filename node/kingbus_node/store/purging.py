@@ -52,30 +52,32 @@ class Purger:
     def survey(self, now: float | None = None) -> list[SegmentUse]:
         """The segments as the policy sees them. `now`: Unix seconds, None for the clock's."""
         now = time.time() if now is None else now
+        settled = self._log.commit_index  # up to there the catalogue has every file
         state, files = self._log.state, self._log.segment_files()
         known, self._starts = self._starts, {}
         found: list[SegmentUse] = []
         for file in files:
             first = file.first_index
             start = known[first] if first in known else self._file_start(state, first, file.last_index)
-            if file.last_index is not None and file.last_index <= state.index:
+            if file.last_index is not None and file.last_index <= settled:
                 self._starts[first] = start
             if first <= state.index or not found:
                 found.append(SegmentUse(first, file.size + file.index_size, now - file.modified, start))
         return found
 
     def _file_start(self, state: LogState, first: int, last: int | None) -> int | None:
-        if state.file_id < state.oldest_file:
+        catalogue, newest = self._catalogue(state)
+        if newest < state.oldest_file:
             return None
-        file = CatalogueReader(self._log.directory).starting_from(first, state.oldest_file, state.file_id)
+        file = catalogue.starting_from(first, state.oldest_file, newest)
         return None if file is None or (last is not None and file.start_index > last) else file.start_index
 
     def order(self, index: int) -> Order:
         """What makes the source file that begins with entry `index` the oldest. StoreError if none does."""
-        state = self._log.state
-        file = None
-        if state.oldest_file <= state.file_id:
-            file = CatalogueReader(self._log.directory).starting_from(index, state.oldest_file, state.file_id)
+        state, file = self._log.state, None
+        catalogue, newest = self._catalogue(state)
+        if state.oldest_file <= newest:
+            file = catalogue.starting_from(index, state.oldest_file, newest)
         if file is None or file.start_index != index:
             raise StoreError(f"no source file begins with entry {index}")
         return self._order(state, file)
@@ -98,27 +100,32 @@ class Purger:
         is.
         """
         state, log = self._log.state, self._log
-        if state.oldest_file >= state.file_id:
+        catalogue, newest = self._catalogue(state)
+        if state.oldest_file >= newest:
             return None
-        catalogue = CatalogueReader(log.directory)
-        for following in catalogue.range(state.oldest_file + 1, state.file_id):
+        for following in catalogue.range(state.oldest_file + 1, newest):
             last = following.start_index - 1
             if int(log.records_from(last, last)[0]["timestamp"]) >= timestamp:
                 return self._up_to(state, following.id - 1, replicas)
-        return self._up_to(state, state.file_id, replicas)
+        return self._up_to(state, newest, replicas)
 
     def _up_to(self, state: LogState, file_id: int, replicas: Iterable[int]) -> Order | Held | None:
         floors = sorted(replicas)
         wanted, readers = file_id, 0
-        catalogue = CatalogueReader(self._log.directory)
+        catalogue, newest = self._catalogue(state)
         if floors:
-            behind = catalogue.starting_from(floors[0] + 1, state.oldest_file, state.file_id)
-            file_id = min(file_id, (state.file_id if behind is None else behind.id - 1))
+            behind = catalogue.starting_from(floors[0] + 1, state.oldest_file, newest)
+            file_id = min(file_id, (newest if behind is None else behind.id - 1))
             readers = sum(behind is None or floor + 1 < behind.start_index for floor in floors)
         held = wanted - file_id
         if file_id > state.oldest_file:
             return self._order(state, catalogue.get(file_id), held, readers)
         return Held(catalogue.get(state.oldest_file), wanted - state.oldest_file, readers) if held else None
+
+    def _catalogue(self, state: LogState) -> tuple[CatalogueReader, int]:
+        """The source files, and the newest that is among them: on a full disk the state may know of a later one."""
+        catalogue = CatalogueReader(self._log.directory)
+        return catalogue, min(state.file_id, catalogue.last_id)
 
     def _order(self, state: LogState, file: FileInfo, held: int = 0, readers: int = 0) -> Order:
         return Order(file, self._log.purge_entry(file.id), file.id - state.oldest_file, held, readers)
