@@ -59,6 +59,8 @@ BULK: Final = 256 << 10
 """Bytes at once that only a source sends that has more."""
 LINGER: Final = 0.001
 """Seconds to wait for more of those."""
+PATIENCE: Final = 0.05
+"""Seconds to collect them, at most: a source that is not faster than a portion in that time is no bulk."""
 HEARTBEAT: Final = 2.0
 """Seconds of silence after which the source is asked to send a heartbeat."""
 MISSED_HEARTBEATS: Final = 4
@@ -473,10 +475,12 @@ class SourceReader:
         """Receive what is there, at most about a portion; returns how much that was.
 
         A source that we catch up with sends much faster than we read: handling each piece as it comes costs more than
-        its bytes do, so what arrives in bulk is collected, for `LINGER` seconds at most without a byte.
+        its bytes do, so what arrives in bulk is collected, for `LINGER` seconds at most without a byte, and `PATIENCE`
+        in all: behind a burst may come a trickle that never ends.
         """
         total = 0
         portion = framer.portion
+        ends: float | None = None
         while total < portion:
             try:
                 count = link.receive_into(framer.room())
@@ -485,7 +489,11 @@ class SourceReader:
                     break
                 raise
             if not count:
-                if total < BULK or not link.more(LINGER):
+                if total < BULK:
+                    break
+                now = time.monotonic()
+                ends = now + PATIENCE if ends is None else ends
+                if now >= ends or not link.more(LINGER):
                     break
                 continue
             framer.received(count)

@@ -7,6 +7,8 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 from unit.source.fake_source import FakeSource
@@ -19,8 +21,11 @@ from kingbus_node.config import Address, SourceSettings
 from kingbus_node.demo.waiting import wait_until
 from kingbus_node.raft.api import ConsensusFailedError, NotLeaderError
 from kingbus_node.source import connection
+from kingbus_node.source import reader as reader_module
 from kingbus_node.source.checks import Replica
-from kingbus_node.source.reader import MISSED_HEARTBEATS, SourceReader, SourceState
+from kingbus_node.source.framing import Framer
+from kingbus_node.source.link import Link
+from kingbus_node.source.reader import BULK, LINGER, MISSED_HEARTBEATS, PATIENCE, SourceReader, SourceState
 from kingbus_node.source.requests import semi_sync_ack
 
 OUR_UUID = "77777777-e697-11f1-8268-02fc00000001"
@@ -419,3 +424,31 @@ def test_a_source_without_semi_sync_is_read_asynchronously(setup: Setup) -> None
     eventually(is_connected(reader), "a connection")
     assert not reader.status().semi_sync
     assert not any("rpl_semi_sync" in text and text.startswith("SET") for text in setup.source.statements)
+
+
+class Trickle:
+    """A link that brings a burst, and then a little at a time for ever, each time just before it would be waited for
+    in vain.
+    """
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.clock = 100.0
+        self.arrived = BULK
+        monkeypatch.setattr(reader_module, "time", SimpleNamespace(monotonic=lambda: self.clock))
+
+    def receive_into(self, room: memoryview) -> int:
+        count, self.arrived = min(self.arrived, len(room)), 0
+        return count
+
+    def more(self, timeout: float) -> bool:
+        self.clock += 0.9 * timeout
+        self.arrived = 1000
+        return True
+
+
+def test_a_trickle_behind_a_burst_does_not_hold_the_burst_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    link, framer = Trickle(monkeypatch), Framer(semi_sync=False)
+    begun = link.clock
+    taken = SourceReader._take(cast("Link", link), framer)
+    assert BULK < taken < framer.portion
+    assert link.clock - begun < PATIENCE + LINGER
