@@ -629,9 +629,11 @@ class Log:
             if following is None or following - 1 > self._commit_index:
                 raise StoreError(f"no segment that is sealed and committed begins with entry {first_index}")
             path = log_path(self._directory, first_index)
-            if copy.stat().st_size != path.stat().st_size:
+            damaged = path.stat()
+            if copy.stat().st_size != damaged.st_size:
                 raise StoreError(f"{path} is not as long as its copy: it holds other entries")
             try:
+                os.utime(copy, ns=(damaged.st_atime_ns, damaged.st_mtime_ns))  # retention goes by it
                 self._watermark.publish_change()
                 copy.replace(path)
                 fsync_directory(self._directory)

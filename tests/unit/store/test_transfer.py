@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from functools import partial
 from pathlib import Path
 
@@ -15,11 +16,13 @@ from unit.store.test_recovery import abandon, no_space, scratch, served
 from kingbus_node.store import catalogue as catalogue_module
 from kingbus_node.store.errors import LogFullError, PurgedError, StoreError
 from kingbus_node.store.log import Log
+from kingbus_node.store.purging import Purger
 from kingbus_node.store.reader import LogReader
+from kingbus_node.store.retention import RetentionPolicy, decide
 from kingbus_node.store.segment import SegmentHeader, list_segments, log_path
 from kingbus_node.store.segments import Segments
 from kingbus_node.store.state import LogState
-from kingbus_node.store.transfer import CopyError, Intake, SegmentOffer, SegmentReader, Staged, offers
+from kingbus_node.store.transfer import MENDING, CopyError, Intake, SegmentOffer, SegmentReader, Staged, offers
 
 
 def peer(directory: Path, *, purge: int = 0) -> tuple[Log, Source]:
@@ -304,3 +307,26 @@ def test_any_log_can_be_copied_from_any_peer_in_any_pieces(data: st.DataObject) 
             log.close()
         origin.close()
         assert executed(source.number) == str(origin.state.executed)
+
+
+def test_a_mended_segment_is_as_old_as_it_was(tmp_path: Path) -> None:
+    """Retention goes by when a segment was written to: a copy that counts as new would hold all behind it as well."""
+    log, source = started(tmp_path, segment_bytes=64 * 1024)
+    for _ in range(6):
+        write(log, source.file(), *(source.transaction([20_000]) for _ in range(3)))
+    for old in list_segments(tmp_path)[:2]:
+        os.utime(log_path(tmp_path, old), (1_600_000_000, 1_600_000_000))
+    path = log_path(tmp_path, 1)
+    first, content = offers(log)[0], path.read_bytes()
+    policy = RetentionPolicy(max_age=86_400)
+    before = decide(Purger(log).survey(1_600_100_000), policy, 1 << 40, ())
+    assert before.segments == 1
+    path.write_bytes(content[:100] + b"?" + content[101:])
+    os.utime(path, (1_600_000_000, 1_600_000_000))
+    intake = Intake(tmp_path, [first], MENDING)
+    intake.write(first, 0, content)
+    intake.finish(first)
+    intake.mend(log)
+    assert path.read_bytes() == content
+    assert decide(Purger(log).survey(1_600_100_000), policy, 1 << 40, ()) == before
+    log.close()
