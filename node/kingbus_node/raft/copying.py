@@ -9,8 +9,9 @@ and the leader's is long. Only committed entries are copied, and no log is given
 nothing that was acknowledged is lost.
 
 On the wire (a stream of kind "segments", see ``Cluster.open_stream``) the one that copies asks with lines of JSON:
-``{"op": "list"}`` is answered by a line with the offers, ``{"op": "read", "first": n, "offset": o}`` by a line with the
-number of bytes and then as many of the segment's bytes from offset o on.
+``{"op": "list", "ages": true}`` is answered by a line with the offers, ``{"op": "read", "first": n, "offset": o}`` by a
+line with the number of bytes and then as many of the segment's bytes from offset o on. Nodes of earlier releases do not
+ask for ages, and tell none.
 """
 
 from __future__ import annotations
@@ -98,8 +99,8 @@ class SegmentServer:
 
     def _answer(self, connection: socket.socket, request: Json, throttle: Throttle) -> None:
         match request:
-            case {"op": "list"}:
-                _send(connection, [offer.to_json() for offer in offers(self._log)])
+            case {"op": "list", **more}:
+                _send(connection, [offer.to_json(age="ages" in more) for offer in offers(self._log)])
             case {"op": "read", "first": int(first), "offset": int(offset)} if first > 0 and offset >= 0:
                 if not any(offer.first_index == first for offer in offers(self._log)):
                     raise ProtocolError(f"no segment that begins with entry {first} may be copied")
@@ -140,7 +141,7 @@ def mend(log: Log, first_index: int, peer: str, open_stream: OpenStream) -> None
 
 
 def _offered(connection: socket.socket, answers: BinaryIO, peer: str) -> list[SegmentOffer]:
-    _send(connection, {"op": "list"})
+    _send(connection, {"op": "list", "ages": True})
     listed = _receive(answers)
     if not isinstance(listed, list):
         raise ProtocolError(f"{peer} answers {str(listed)[:100]!r}, expected a list of segments")

@@ -7,6 +7,8 @@ ends in - before it gets its name there, so whatever has a name is good after a 
 When all are there, the folder is opened as a log of its own, which makes indexes and catalogue; then `Log.adopt` puts
 it in the place of the log around it (`adoption`).
 
+A copy counts as written to when the original was: retention by age goes by it, and would begin anew with each new disk.
+
 Bytes move between nodes elsewhere; here are files only.
 """
 
@@ -14,8 +16,9 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 
@@ -40,15 +43,20 @@ class CopyError(StoreError):
 
 @dataclass(frozen=True, slots=True)
 class SegmentOffer:
-    """A segment that may be copied: its first and last entry, and the bytes of its ``.log``."""
+    """A segment that may be copied: its first and last entry, and the bytes of its ``.log``.
+
+    age: whole seconds since it was written to, None if that is not known. The same segment has others elsewhere.
+    """
 
     first_index: int
     last_index: int
     size: int
+    age: int | None = field(default=None, compare=False)
 
-    def to_json(self) -> list[Json]:
-        """For the wire."""
-        return [self.first_index, self.last_index, self.size]
+    def to_json(self, *, age: bool = False) -> list[Json]:
+        """For the wire; with its `age` for who knows what that is."""
+        known = [self.age] if age and self.age is not None else []
+        return [self.first_index, self.last_index, self.size, *known]
 
     @classmethod
     def from_json(cls, value: Json) -> SegmentOffer:
@@ -56,14 +64,16 @@ class SegmentOffer:
         match value:
             case [int(first), int(last), int(size)] if 0 < first <= last and size > 0:
                 return cls(first, last, size)
+            case [int(first), int(last), int(size), int(age)] if 0 < first <= last and size > 0 and 0 <= age < 1 << 32:
+                return cls(first, last, size, age)
         raise ValueError(f"{value!r} offers no segment")
 
 
 def offers(log: Log) -> list[SegmentOffer]:
     """What may be copied of a log: sealed, wholly committed segments without a gap, the oldest first."""
-    commit_index = log.commit_index
+    commit_index, now = log.commit_index, time.time()
     return [
-        SegmentOffer(file.first_index, file.last_index, file.size)
+        SegmentOffer(file.first_index, file.last_index, file.size, max(0, int(now - file.modified)))
         for file in log.segment_files()
         if file.last_index is not None and file.last_index <= commit_index
     ]
@@ -105,6 +115,7 @@ class Intake:
         for one, following in pairwise(wanted):
             if following.first_index != one.last_index + 1:
                 raise CopyError(f"entry {one.last_index + 1} is in no segment that was offered")
+        self._begun = time.time()  # when the offers' ages were true
         self._directory = log_directory / folder
         self._wanted = {offer.first_index: offer for offer in wanted}
         self._part: FileHandle | None = None
@@ -157,6 +168,9 @@ class Intake:
         except (CorruptLogError, FormatVersionError, CopyError) as error:
             part.unlink()
             raise CopyError(f"segment {offer.first_index} did not arrive whole: {error}") from error
+        if offer.age is not None:
+            written = self._begun - offer.age
+            os.utime(file.fd, (written, written))
         fdatasync(file.fd)
         part.rename(path)
         fsync_directory(self._directory)

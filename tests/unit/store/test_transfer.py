@@ -202,11 +202,20 @@ def test_a_log_that_is_as_long_is_not_replaced(tmp_path: Path) -> None:
     origin.close()
 
 
-@pytest.mark.parametrize("value", [None, [], [1, 2], [0, 1, 5], [3, 2, 5], [1, 2, 0], ["1", 2, 3], {"a": 1}])
+@pytest.mark.parametrize(
+    "value", [None, [], [1, 2], [0, 1, 5], [3, 2, 5], [1, 2, 0], [1, 2, 3, -1], ["1", 2, 3], {"a": 1}]
+)
 def test_what_offers_nothing_is_refused(value: object) -> None:
     with pytest.raises(ValueError, match="offers no segment"):
         SegmentOffer.from_json(value)  # type: ignore[arg-type]
     assert SegmentOffer.from_json(SegmentOffer(1, 2, 3).to_json()) == SegmentOffer(1, 2, 3)
+
+
+def test_ages_are_for_who_asks_for_them() -> None:
+    offer = SegmentOffer(1, 2, 3, 4)
+    assert SegmentOffer.from_json(offer.to_json(age=True)).age == 4
+    assert offer.to_json() == SegmentOffer(1, 2, 3).to_json(age=True) == [1, 2, 3]
+    assert offer == SegmentOffer(1, 2, 3)  # it is the same one on another node
 
 
 def test_a_kill_at_any_system_call_of_an_adoption_leaves_one_log_or_the_other(
@@ -307,6 +316,24 @@ def test_any_log_can_be_copied_from_any_peer_in_any_pieces(data: st.DataObject) 
             log.close()
         origin.close()
         assert executed(source.number) == str(origin.state.executed)
+
+
+def test_a_copied_log_is_as_old_as_the_original(tmp_path: Path) -> None:
+    """Retention goes by when a segment was written to, and a leader on a new disk by that disk."""
+    origin, _ = peer(tmp_path / "origin")
+    for number, offer in enumerate(offers(origin)):
+        written = 1_600_000_000 + 86_400 * number
+        os.utime(log_path(origin.directory, offer.first_index), (written, written))
+    log = Log.open(tmp_path / "new", segment_bytes=4096)
+    staged = copy(origin, tmp_path / "new")
+    log.adopt(staged.firsts, staged.state)
+    copied = [file.modified for file in log.segment_files()]
+    # The last one is opened as the newest of a log, and written again by that.
+    for number, modified in enumerate(copied[:-1]):
+        assert abs(modified - (1_600_000_000 + 86_400 * number)) < 3600
+    assert len(copied) > 3
+    log.close()
+    origin.close()
 
 
 def test_a_mended_segment_is_as_old_as_it_was(tmp_path: Path) -> None:
