@@ -116,7 +116,8 @@ class SegmentServer:
 
 
 def mend(log: Log, first_index: int, peer: str, open_stream: OpenStream) -> None:
-    """Fetches a damaged segment from a peer, and puts the copy in its place. Waits; any thread but the loop's.
+    """Fetches a damaged segment from a peer, and puts the copy in its place. Waits, also for another one that is being
+    fetched; any thread but the loop's.
 
     :raises CopyError: the peer has no such segment, or it did not arrive whole
     :raises OSError: the peer cannot be reached, or the disk failed
@@ -127,6 +128,7 @@ def mend(log: Log, first_index: int, peer: str, open_stream: OpenStream) -> None
     if mine is None:
         raise StoreError(f"no segment that is sealed and committed begins with entry {first_index}")
     with (
+        log.mending,
         open_stream(peer, STREAM, time.monotonic() + _REACH_SECONDS) as connection,
         connection.makefile("rb") as answers,
     ):

@@ -91,6 +91,8 @@ class Log:
         self._sync_lock = threading.Lock()  # these three are always taken in this order
         self._append_lock = threading.Lock()
         self._commit_lock = threading.Lock()
+        self.mending = threading.Lock()
+        """Held by who fetches a copy of a damaged segment, for as long as that takes: there is one folder for it."""
         self._failure: OSError | None = None
         self._refused = float("-inf")
         self._closed = False
