@@ -240,7 +240,9 @@ class _Stream:
         block = self._read(cursor)
         if block is None:
             self._dump.wakeup.clear()
-            block = self._read(cursor)  # what the signals cleared were about
+            if self._stopped():  # what the signals cleared were about: this, or that there is more to read
+                return False
+            block = self._read(cursor)
         if block is None:
             cursor.relax()
             self._dump.index = cursor.next_index - 1  # with what holds no events

@@ -19,7 +19,7 @@ from kingbus_node.binlog.gtid import GtidSet
 from kingbus_node.demo.waiting import wait_until
 from kingbus_node.serve.artificial import Artificial
 from kingbus_node.serve.channel import DisconnectedError
-from kingbus_node.serve.registry import StopReason
+from kingbus_node.serve.registry import StopReason, Wakeup
 from kingbus_node.store import segments
 from kingbus_node.wire.commands import DumpFlag
 from kingbus_node.wire.errors import MySQLError
@@ -264,6 +264,25 @@ def test_a_shutdown_is_an_eof(log: Growing) -> None:
         assert client.packet() == EOF
         assert client.packet() is None
         assert client.ended() is None
+
+
+def test_a_stop_that_comes_just_before_the_dump_rests_is_not_slept_through(
+    log: Growing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clear = Wakeup.clear
+
+    def clear_late(wakeup: Wakeup) -> None:
+        monkeypatch.setattr(Wakeup, "clear", clear)
+        log.served.registry.stop_all(StopReason.SHUTDOWN)
+        clear(wakeup)
+
+    with log.served.start(at(flags=0)) as client:
+        caught_up(log, client, 3)
+        monkeypatch.setattr(Wakeup, "clear", clear_late)
+        made = log.transaction()
+        assert client.events(2) == made
+        assert client.packet() == EOF
+        assert client.packet() is None
 
 
 def test_a_kill_cuts_a_dump_whose_client_does_not_read(log: Growing) -> None:
