@@ -10,13 +10,12 @@ from __future__ import annotations
 import ipaddress
 import logging
 import ssl
-import threading
 from collections.abc import Sequence
 
 from kingbus_node.config import Address
 from kingbus_node.raft.errors import ProtocolError, RaftError
 from kingbus_node.raft.options import TlsFiles
-from kingbus_node.util.files import stamp
+from kingbus_node.util.followed import Followed
 
 logger = logging.getLogger(__name__)
 
@@ -33,34 +32,17 @@ class PeerTls:
 
     def __init__(self, files: TlsFiles) -> None:
         self._files = files
-        self._paths = (files.ca, files.cert, files.key)
-        self._lock = threading.Lock()
-        self._seen = stamp(self._paths)
-        self._trouble = ""
-        self._client, self._server = self._load()
+        self._contexts = Followed(
+            (files.cert, files.key, files.ca), self._load, PeerTlsError, "the certificate for peers", logger
+        )
 
     def client(self) -> ssl.SSLContext:
         """For connections that this node makes."""
-        return self._current()[0]
+        return self._contexts.get()[0]
 
     def server(self) -> ssl.SSLContext:
         """For connections that this node accepts."""
-        return self._current()[1]
-
-    def _current(self) -> tuple[ssl.SSLContext, ssl.SSLContext]:
-        with self._lock:
-            found = stamp(self._paths)
-            if found != self._seen:
-                try:
-                    self._client, self._server = self._load()
-                except PeerTlsError as error:  # tried again: who may read the files now would not show in their stamp
-                    if str(error) != self._trouble:
-                        logger.error("the certificate for peers stays as it was: %s", error)
-                    self._trouble = str(error)
-                else:
-                    logger.info("loaded the certificate for peers again from %s", self._files.cert)
-                    self._seen, self._trouble = found, ""
-            return self._client, self._server
+        return self._contexts.get()[1]
 
     def _load(self) -> tuple[ssl.SSLContext, ssl.SSLContext]:
         files = self._files

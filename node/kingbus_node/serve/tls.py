@@ -6,12 +6,10 @@ from __future__ import annotations
 
 import logging
 import ssl
-import threading
-import time
 from pathlib import Path
 from typing import Final
 
-from kingbus_node.util.files import Stamp, stamp
+from kingbus_node.util.followed import Followed
 
 _log = logging.getLogger(__name__)
 _CHECK_SECONDS: Final = 1.0
@@ -30,33 +28,11 @@ class TlsContext:
     def __init__(self, certificate: Path, key: Path, ca: Path | None) -> None:
         """Loads the files. Raises `TlsError`."""
         self._files = (certificate, key) if ca is None else (certificate, key, ca)
-        self._lock = threading.Lock()
-        self._seen = stamp(self._files)
-        self._checked = time.monotonic()
-        self._trouble = ""
-        self._context = self._load()
+        self._context = Followed(self._files, self._load, TlsError, "the certificate", _log, interval=_CHECK_SECONDS)
 
     def get(self) -> ssl.SSLContext:
         """The context of now. When changed files cannot be used, the old context stays, and the log says so."""
-        with self._lock:
-            now = time.monotonic()
-            if now - self._checked >= _CHECK_SECONDS:
-                self._checked = now
-                found = stamp(self._files)
-                if found != self._seen:
-                    self._renew(found)
-            return self._context
-
-    def _renew(self, found: Stamp) -> None:
-        try:
-            self._context = self._load()
-        except TlsError as problem:  # tried again next time: who may read the files now would not show in their stamp
-            if str(problem) != self._trouble:
-                _log.error("the certificate stays as it was: %s", problem)
-            self._trouble = str(problem)
-            return
-        self._seen, self._trouble = found, ""
-        _log.info("loaded the certificate again from %s", self._files[0])
+        return self._context.get()
 
     def _load(self) -> ssl.SSLContext:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
