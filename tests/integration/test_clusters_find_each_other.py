@@ -180,11 +180,22 @@ def test_a_name_that_cannot_be_looked_up_is_no_address_and_ends_no_thread(
     assert not crashed
 
 
+def serve_echo(end: End) -> None:
+    end.transport.serve_streams("echo", lambda connection, _: connection.sendall(connection.recv(1)))
+
+
+def assert_echoes(asks: End, asked: End) -> None:
+    with asks.transport.open_stream(asked.address, "echo", soon()) as connection:
+        connection.settimeout(60)
+        connection.sendall(b"!")
+        assert connection.recv(1) == b"!"
+
+
 def test_a_stream_whose_caller_is_gone_before_the_answer_takes_no_place(
     begin: Callable[..., End], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked, asks = begin(incarnation=1), begin(incarnation=2)
-    asked.transport.serve_streams("echo", lambda connection, _: connection.sendall(connection.recv(1)))
+    serve_echo(asked)
     send = handshake.send
 
     def gone(*_: object) -> None:
@@ -199,17 +210,14 @@ def test_a_stream_whose_caller_is_gone_before_the_answer_takes_no_place(
             connection.sendall(hello.encode(greeting))
             assert connection.recv(1) == b""
     monkeypatch.setattr(handshake, "send", send)
-    with asks.transport.open_stream(asked.address, "echo", soon()) as connection:
-        connection.settimeout(60)
-        connection.sendall(b"!")
-        assert connection.recv(1) == b"!"
+    assert_echoes(asks, asked)
 
 
 def test_a_connection_for_which_there_is_no_thread_is_closed_and_the_next_one_taken(
     begin: Callable[..., End], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked, asks = begin(incarnation=1), begin(incarnation=2)
-    asked.transport.serve_streams("echo", lambda connection, _: connection.sendall(connection.recv(1)))
+    serve_echo(asked)
     start, refused = threading.Thread.start, list[str]()
 
     def limited(thread: threading.Thread) -> None:
@@ -224,10 +232,7 @@ def test_a_connection_for_which_there_is_no_thread_is_closed_and_the_next_one_ta
         with socket.create_connection(("127.0.0.1", port)) as connection:
             connection.settimeout(60)
             assert connection.recv(1) == b""
-    with asks.transport.open_stream(asked.address, "echo", soon()) as connection:
-        connection.settimeout(60)
-        connection.sendall(b"!")
-        assert connection.recv(1) == b"!"
+    assert_echoes(asks, asked)
 
 
 def test_who_waits_for_name_servers_does_not_hold_up_the_end_once_for_each_member(

@@ -33,7 +33,7 @@ from kingbus_node.serve.channel import Channel
 from kingbus_node.serve.connections import process_from_json, replica_from_json
 from kingbus_node.serve.control import ControlClosedError, ControlSocket, Json, Message, number_of, owner_in, text_of
 from kingbus_node.serve.dump import DumpSettings, run_dump
-from kingbus_node.serve.facts import MAX_TEXT, SessionFacts
+from kingbus_node.serve.facts import SessionFacts
 from kingbus_node.serve.keys import SERVER_CERTIFICATE, SERVER_KEY, RsaPair
 from kingbus_node.serve.logview import LogView
 from kingbus_node.serve.registry import Dump, Registry, StopReason
@@ -245,8 +245,7 @@ class Worker:
             self._registry.stop_all(StopReason.NOT_SERVING)
 
     def _logged_in(self, facts: SessionFacts, database: str | None) -> None:
-        brief = None if database is None else database[:MAX_TEXT]
-        self._try_tell({"op": "login", "id": facts.connection_id, "user": facts.user, "database": brief})
+        self._try_tell({"op": "login", "id": facts.connection_id, "user": facts.user, "database": database})
 
     def kill_own(self, number: int, owner: str | None) -> KillOutcome:
         """End a connection of this process; see `view.Neighbours.kill`."""

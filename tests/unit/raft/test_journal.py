@@ -697,13 +697,19 @@ def test_a_conflicting_tail_that_was_durable_is_replaced(tmp_path: Path) -> None
     assert str(leader.disk.log.state.executed) == executed(1)
 
 
-def test_a_node_that_needs_purged_entries_begins_with_the_leaders_snapshot(tmp_path: Path) -> None:
-    cluster = Cluster(tmp_path, segment_bytes=8192)
-    source = Source()
+def one_is_away(directory: Path) -> tuple[Cluster, Member, Member]:
+    """A cluster, who leads it, and who is down."""
+    cluster = Cluster(directory, segment_bytes=8192)
     leader = cluster.led()
     away = next(m for m in cluster.members.values() if m is not leader)
     cluster.run(cluster.settled)
     cluster.crash(away)
+    return cluster, leader, away
+
+
+def test_a_node_that_needs_purged_entries_begins_with_the_leaders_snapshot(tmp_path: Path) -> None:
+    cluster, leader, away = one_is_away(tmp_path)
+    source = Source()
     leader.raft.propose([Draft(source.flavor()), Draft(source.file())], cluster.now)
     leader.raft.propose([Draft(source.transaction()) for _ in range(60)], cluster.now)
     leader.raft.propose([Draft(source.end_of_file()), Draft(source.file())], cluster.now)
@@ -727,12 +733,8 @@ def test_a_node_that_needs_purged_entries_begins_with_the_leaders_snapshot(tmp_p
 def test_a_purge_that_comes_while_its_entries_are_being_sent_hurts_nobody(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: str
 ) -> None:
-    cluster = Cluster(tmp_path, segment_bytes=8192)
+    cluster, leader, away = one_is_away(tmp_path)
     source = Source()
-    leader = cluster.led()
-    away = next(m for m in cluster.members.values() if m is not leader)
-    cluster.run(cluster.settled)
-    cluster.crash(away)
     leader.raft.propose([Draft(source.flavor())], cluster.now)
     for _ in range(3):
         leader.raft.propose([Draft(source.file())], cluster.now)

@@ -103,13 +103,18 @@ def test_what_is_no_certificate_is_told_by_its_file(tmp_path: Path, keys: Path) 
         TlsContext(tmp_path / "missing.pem", keys / SERVER_KEY, None)
 
 
-def test_a_renewed_certificate_is_used_without_a_restart(
-    keys: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def renewable(keys: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, TlsContext]:
+    """A folder with a certificate of its own, and who follows that, with a look each time."""
     monkeypatch.setattr(tls_module, "_CHECK_SECONDS", 0.0)
     folder = tmp_path / "tls"
     shutil.copytree(keys, folder)
-    context = TlsContext(folder / SERVER_CERTIFICATE, folder / SERVER_KEY, None)
+    return folder, TlsContext(folder / SERVER_CERTIFICATE, folder / SERVER_KEY, None)
+
+
+def test_a_renewed_certificate_is_used_without_a_restart(
+    keys: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder, context = renewable(keys, tmp_path, monkeypatch)
     first = context.get()
     assert context.get() is first
     (folder / SERVER_CERTIFICATE).write_text("damaged")
@@ -126,10 +131,7 @@ def test_a_certificate_that_could_not_be_read_at_first_is_tried_again(
     keys: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Leave to read it comes after it: that changes neither its size nor its time."""
-    monkeypatch.setattr(tls_module, "_CHECK_SECONDS", 0.0)
-    folder = tmp_path / "tls"
-    shutil.copytree(keys, folder)
-    context = TlsContext(folder / SERVER_CERTIFICATE, folder / SERVER_KEY, None)
+    folder, context = renewable(keys, tmp_path, monkeypatch)
     first = context.get()
     shutil.copy(keys / SERVER_KEY, folder / "new")
     (folder / "new").replace(folder / SERVER_KEY)
